@@ -78,6 +78,21 @@ def transition(before: AgentState, after: AgentState) -> AgentState:
     return after
 
 
+def path_to(before: AgentState, after: AgentState) -> tuple[AgentState, ...]:
+    """The states to pass through: none where there is no change, else one or two.
+
+    A state that cannot be reached directly is reached by way of STARTING (an ended run
+    that is resumed); () where there is no way, as out of quarantine without release.
+    """
+    if before is after:
+        return ()
+    if after in TRANSITIONS[before]:
+        return (after,)
+    if _S.STARTING in TRANSITIONS[before] and after in TRANSITIONS[_S.STARTING]:
+        return (_S.STARTING, after)
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class AgentRef:
     """Which agent, and which incarnation of it, something is about."""

@@ -164,7 +164,11 @@ class RunEnd(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A session, or a sub-agent's thread in it, begins (or is named again: no harm)."""
+    """A session, or a sub-agent's thread in it, begins (or is named again: no harm).
+
+    `agent` is the name that the agent keeps over its runs; "" where the format knows
+    only sessions, each of which then is an agent of its own.
+    """
 
     thread: str
     session: str
@@ -173,6 +177,7 @@ class Opened:
     parent: str = ""
     branch: str = ""
     at_utc: datetime | None = None
+    agent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,5 @@
+"""`python -m custosd`."""
+
+from custosd.cli.main import main
+
+main()

@@ -1,0 +1,21 @@
+"""Finding the private server that a running daemon serves."""
+
+from pathlib import Path
+from urllib.parse import quote
+
+from custosd.core.errors import StoreUnavailable
+
+# Lines of postmaster.pid, counted from 0, as PostgreSQL documents them.
+_PORT, _SOCKET_FOLDER, _STATUS = 3, 4, 7
+
+
+def served_dsn(data_dir: Path) -> str:
+    """The DSN of the server that runs on `data_dir`; raises `StoreUnavailable` if none does."""
+    try:
+        lines = (data_dir / "postmaster.pid").read_text("utf-8").splitlines()
+        port, folder, status = (lines[n].strip() for n in (_PORT, _SOCKET_FOLDER, _STATUS))
+    except (OSError, ValueError, IndexError) as error:
+        raise StoreUnavailable(f"no database runs on {data_dir}: is custosd running?") from error
+    if status != "ready":
+        raise StoreUnavailable(f"the database on {data_dir} is {status}: try again in a moment")
+    return f"postgresql://custosd@/postgres?host={quote(folder, safe='/')}&port={port}"

@@ -1,0 +1,363 @@
+"""The composition root: opens what the services need, feeds one into the other, drains.
+
+    transcripts ─► ingest ──┐              ┌─► view ─► guardian (and everybody who reads)
+                            ├─ Fact ─► board
+    view, judge ─► guardian ┘              └─ Entry ─► recorder ─► Store
+
+Laws: downstream first, so that whoever sends finds its reader listening. At a stop the
+sources end first, what is in the channels may still flow out, and `drain_s` cuts it off.
+Agents are never touched by our own stop.
+"""
+
+import os
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import structlog
+import trio
+
+from custosd import __version__
+from custosd.adapters.codec import MsgpackCodec
+from custosd.adapters.context import LocalContext
+from custosd.adapters.judges.rules import RulesJudge
+from custosd.adapters.postgres.bridge import Database, open_database
+from custosd.adapters.postgres.embedded import embedded_postgres
+from custosd.adapters.postgres.migrations import Migration, migrate
+from custosd.adapters.postgres.served import served_dsn
+from custosd.adapters.postgres.store import PostgresStore
+from custosd.adapters.transcripts.discovery import Root, well_known_roots
+from custosd.adapters.transcripts.format import Format, Sample
+from custosd.adapters.transcripts.limits import ReadLimits
+from custosd.adapters.transcripts.registry import format_named, recognise
+from custosd.adapters.transcripts.source import SourceSettings, open_source
+from custosd.adapters.transcripts.tail import Formats
+from custosd.config.settings import Config, TranscriptSettings
+from custosd.core.facts import DaemonStarted, DaemonStopped, Entry, Fact, SweepFinished
+from custosd.core.folds import Folds
+from custosd.core.guardian import GuardianLimits
+from custosd.core.view import FleetView
+from custosd.flow.latest import Latest
+from custosd.flow.pulse import Pulse, Pulses
+from custosd.flow.supervise import Failure, RestartPolicy, supervise
+from custosd.ports import DaemonBeat, Judge, Restored, Store, TranscriptSource
+from custosd.services.board import EntryMaker, keep_board
+from custosd.services.guardian import Guardian, GuardianPorts, GuardianSetup, guard_trajectories
+from custosd.services.ingest import Intake, follow_transcripts, store_rest
+from custosd.services.recorder import RecorderLimits, record_facts
+from custosd.services.retention import RetentionTimes, keep_retention
+from custosd.services.vitals import show_life
+from custosd.services.watchdog import ReadinessPort, feed_watchdog
+
+log = structlog.get_logger()
+
+MIGRATION_STEP_S = 30.0
+"""How much longer a migration may take, each time that it is seen to be at work."""
+
+POLICY = RestartPolicy(most=5, period_s=300.0)
+"""Our own services: a failing one is run again, a hopeless one ends the daemon."""
+
+OpenSource = Callable[[Restored], AbstractAsyncContextManager[TranscriptSource]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Everything that the daemon works with and does not make itself."""
+
+    store: Store
+    open_source: OpenSource
+    judge: Judge
+    manager: ReadinessPort
+    now_utc: Callable[[], datetime]
+    swept: Callable[[SweepFinished, FleetView], None] = lambda _sweep, _view: None
+
+
+@dataclass(frozen=True, slots=True)
+class _Wires:
+    """What runs between the services."""
+
+    source: TranscriptSource
+    facts: trio.MemorySendChannel[Fact]
+    view: Latest[FleetView]
+    pulses: Pulses
+    folds: Folds
+    intake: Intake
+    started_utc: datetime
+
+
+async def supervise_fleet(
+    config: Config,
+    outside: Outside,
+    stop: trio.Event,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run the daemon over open adapters until `stop` is set, then drain.
+
+    Started: after the first sweep, when everything is at work; the service manager is
+    told so too. Raises: what a service raised that could not be run again.
+    """
+    restored = await outside.store.restore()
+    view = Latest(FleetView({agent.ref.agent: agent for agent in restored.agents}))
+    facts_in, facts = trio.open_memory_channel[Fact](config.board.queue)
+    entries_in, entries = trio.open_memory_channel[Entry](config.recorder.queue)
+    maker = EntryMaker(uuid.uuid4().hex[:12], outside.now_utc)
+    folds = Folds(config.guardian.hot_trajectories)
+    intake = Intake(folds, restored, MsgpackCodec(), outside.now_utc)
+    limits = RecorderLimits(config.recorder.batch, config.recorder.flush_s)
+    async with AsyncExitStack() as stack, trio.open_nursery() as consumers:
+        source = await stack.enter_async_context(outside.open_source(restored))
+        started_utc = outside.now_utc()
+        wires = _Wires(source, facts_in, view, Pulses(), folds, intake, started_utc)
+        await consumers.start(record_facts, entries, outside.store, limits)
+        settle_s = config.board.settle_s
+        await consumers.start(keep_board, facts, view, entries_in, maker, settle_s)
+        await facts_in.send(DaemonStarted(__version__, os.getpid()))
+        async with trio.open_nursery() as producers:
+            await _start_producers(producers, config, outside, wires)
+            outside.manager.ready(_words(view.value))
+            log.info("daemon.ready", agents=len(view.value.agents))
+            task_status.started()
+            await stop.wait()
+            log.info("daemon.stopping", drain_s=config.daemon.drain_s)
+            outside.manager.stopping("draining")
+            producers.cancel_scope.cancel("stopping")
+        # The sources are gone; what is in the channels may still flow out.
+        consumers.cancel_scope.deadline = trio.current_time() + config.daemon.drain_s
+        await facts_in.send(DaemonStopped("asked"))
+        await facts_in.aclose()
+        await store_rest(intake, outside.store)
+        await _say_farewell(config, outside, wires)
+    log.info("daemon.stopped")
+
+
+async def _start_producers(
+    nursery: trio.Nursery, config: Config, outside: Outside, wires: _Wires
+) -> None:
+    """Start everybody who tells facts, or looks after the store and ourselves."""
+    # Not run again when it fails: what it had read and not folded would be lost. The
+    # daemon ends instead, and the next start reads on from the stored positions.
+    await nursery.start(
+        follow_transcripts,
+        wires.source,
+        wires.facts.clone(),
+        wires.intake,
+        outside.store,
+        wires.pulses,
+    )
+
+    async def start(name: str, service: Callable[..., Awaitable[None]]) -> None:
+        await nursery.start(supervise, name, service, POLICY, _tell_failure)
+
+    async def retention(task_status: trio.TaskStatus[None]) -> None:
+        times = config.retention
+        await keep_retention(
+            outside.store,
+            outside.now_utc,
+            RetentionTimes(times.interval_s, times.facts_s, times.verdicts_s, times.transcripts_s),
+            task_status=task_status,
+        )
+
+    async def guardian(task_status: trio.TaskStatus[None]) -> None:
+        with wires.pulses.watched("guardian") as pulse:
+            await guard_trajectories(
+                _guardian(config, outside, wires, pulse),
+                lambda: wires.view.value,
+                config.guardian.interval_s,
+                swept=lambda sweep: outside.swept(sweep, wires.view.value),
+                task_status=task_status,
+            )
+
+    async def vitals(task_status: trio.TaskStatus[None]) -> None:
+        with wires.pulses.watched("vitals") as pulse:
+            await show_life(
+                outside.store,
+                lambda: _beat(config, outside, wires),
+                pulse,
+                task_status=task_status,
+            )
+
+    async def watchdog(task_status: trio.TaskStatus[None]) -> None:
+        await feed_watchdog(
+            wires.pulses,
+            lambda: _words(wires.view.value),
+            outside.manager,
+            config.watchdog.interval_s,
+            config.watchdog.stale_after_s,
+            task_status=task_status,
+        )
+
+    await start("retention", retention)
+    await start("guardian", guardian)
+    await start("vitals", vitals)
+    await start("watchdog", watchdog)
+
+
+def _guardian(config: Config, outside: Outside, wires: _Wires, pulse: Pulse) -> Guardian:
+    settings = config.guardian
+    guardian = Guardian(
+        GuardianPorts(
+            outside.store, outside.judge, LocalContext(), MsgpackCodec(), outside.now_utc
+        ),
+        GuardianSetup(
+            GuardianLimits(settings.agreement, settings.cadence_s, settings.grace_s),
+            config.detectors.limits(),
+            settings.concurrency,
+            settings.judge_concurrency,
+            settings.judge_timeout_s,
+            settings.context_timeout_s,
+            settings.verdicts_in_context,
+        ),
+        wires.folds,
+        wires.facts.clone(),
+        pulse,
+    )
+    guardian.remember(wires.view.value)
+    return guardian
+
+
+def _tell_failure(failure: Failure) -> None:
+    log.error(
+        "service.failed",
+        service=failure.name,
+        ran_s=round(failure.ran_s, 3),
+        again_in_s=failure.delay_s,
+        exc_info=failure.error,
+    )
+
+
+def _words(view: FleetView) -> str:
+    """How the fleet stands, for people: "9 agents: 6 progressing, 2 stuck, 1 waiting"."""
+    standings = [agent.standing.value for agent in view.agents.values()]
+    counts = sorted(((standings.count(s), s) for s in set(standings)), reverse=True)
+    listed = ", ".join(f"{count} {standing}" for count, standing in counts)
+    return f"{len(standings)} agents" + (f": {listed}" if listed else "")
+
+
+def _beat(config: Config, outside: Outside, wires: _Wires, *, stopped: bool = False) -> DaemonBeat:
+    view = wires.view.value
+    return DaemonBeat(
+        config.daemon.name,
+        os.getpid(),
+        __version__,
+        wires.started_utc,
+        outside.now_utc(),
+        len(view.agents),
+        view.sweeps,
+        stopped,
+    )
+
+
+async def _say_farewell(config: Config, outside: Outside, wires: _Wires) -> None:
+    try:
+        await outside.store.beat(_beat(config, outside, wires, stopped=True))
+    except Exception as error:  # noqa: BLE001 - a stop goes on whatever the store says
+        log.warning("store.lost", during="stop", error=str(error), waiting=1)
+
+
+@asynccontextmanager
+async def open_postgres(
+    config: Config, environ: Mapping[str, str], *, serve: bool = True
+) -> AsyncGenerator[Database]:
+    """The database that the configuration names, whatever its schema.
+
+    Without a DSN, a private server is run for the block (`serve`), or the one that a
+    running daemon serves is used.
+    """
+    store, state = config.store, config.daemon.state_folder(environ)
+    async with AsyncExitStack() as stack:
+        dsn = store.dsn
+        if not dsn and serve:
+            data_dir = store.embedded.data_folder(state)
+            await trio.Path(data_dir.parent).mkdir(parents=True, exist_ok=True, mode=0o700)
+            server = await stack.enter_async_context(
+                embedded_postgres(
+                    data_dir,
+                    binaries=store.embedded.binaries,
+                    shared_buffers_bytes=store.embedded.shared_buffers_bytes,
+                )
+            )
+            dsn = server.dsn
+            log.info("database.started", version=server.version, pid=server.pid)
+        elif not dsn:
+            dsn = served_dsn(store.embedded.data_folder(state))
+        secret = store.password(environ)
+        yield await stack.enter_async_context(
+            open_database(
+                dsn,
+                password=secret.read() if secret else None,
+                pool_size=store.pool_size,
+                acquire_timeout_s=store.acquire_timeout_s,
+                statement_timeout_s=store.statement_timeout_s,
+                connect_timeout_s=store.connect_timeout_s,
+            )
+        )
+
+
+async def prepare_schema(database: Database, manager: ReadinessPort) -> None:
+    """Bring the schema up to this version; the service manager is told to be patient."""
+
+    def at_work(migration: Migration) -> None:
+        manager.extend_timeout(MIGRATION_STEP_S)
+        manager.status(f"migrating the database: {migration.file_name}")
+
+    for applied in await migrate(database, on_step=at_work):
+        log.info("database.migrated", number=applied.number, name=applied.name)
+
+
+def source_of(settings: TranscriptSettings, environ: Mapping[str, str]) -> OpenSource:
+    """Where transcripts are looked for, as configured."""
+    roots = [Root(root.path, root.glob) for root in settings.roots]
+    if settings.discover:
+        roots += well_known_roots(environ, Path.home())
+    named = {
+        str(root.path): fmt
+        for root in settings.roots
+        if root.format != "auto" and (fmt := format_named(root.format)) is not None
+    }
+
+    def recognised(sample: Sample) -> Format | None:
+        for folder, fmt in named.items():
+            if sample.path.startswith(folder + os.sep):
+                return fmt
+        return recognise(sample)
+
+    limits = ReadLimits(settings.read_chunk_bytes, settings.max_line_bytes, settings.backfill_bytes)
+    chosen = SourceSettings(
+        rescan_s=settings.rescan_s,
+        settle_s=settings.settle_s,
+        concurrency=settings.concurrency,
+        max_files=settings.max_files,
+        max_age_s=settings.max_age_s,
+        limits=limits,
+    )
+    formats = Formats(recognised, format_named)
+    return lambda restored: open_source(roots, restored.positions, formats, chosen)
+
+
+async def run_daemon(
+    config: Config,
+    environ: Mapping[str, str],
+    manager: ReadinessPort,
+    stop: trio.Event,
+    now_utc: Callable[[], datetime],
+    swept: Callable[[SweepFinished, FleetView], None] = lambda _sweep, _view: None,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Open everything, supervise until `stop`, close everything in the opposite order."""
+    manager.status("opening the database")
+    async with open_postgres(config, environ) as database:
+        await prepare_schema(database, manager)
+        outside = Outside(
+            PostgresStore(database),
+            source_of(config.transcripts, environ),
+            RulesJudge(),
+            manager,
+            now_utc,
+            swept,
+        )
+        await supervise_fleet(config, outside, stop, task_status=task_status)

@@ -1,0 +1,71 @@
+"""What commands share: the configuration in force, and one way to end on an error."""
+
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn, TypeVar
+
+import click
+import trio
+
+from custosd.cli.exit_codes import BAD_CONFIG, FAILURE, TEMPORARY, UNAVAILABLE
+from custosd.config.problems import InvalidConfig
+from custosd.config.reading import read_config
+from custosd.config.settings import Config
+from custosd.config.sources import locate_config
+from custosd.core.errors import CustosdError, StoreError, StoreUnavailable
+from custosd.logs import Format, configure_logging
+
+T = TypeVar("T")
+
+
+def settings(ctx: click.Context) -> Config:
+    """The configuration in force; ends with BAD_CONFIG, all problems told, if it is wrong."""
+    try:
+        return read_config(locate_config(ctx.obj["config"], os.environ))
+    except InvalidConfig as error:
+        for problem in error.problems:
+            click.echo(str(problem), err=True)
+        sys.exit(BAD_CONFIG)
+
+
+def log_for_a_daemon(ctx: click.Context, config: Config) -> None:
+    """Log to standard output, as configured or as the command line says."""
+    chosen: Format = ctx.obj["log_format"] or config.log.format
+    configure_logging(chosen, ctx.obj["log_level"] or config.log.level)
+
+
+def log_for_a_command(ctx: click.Context) -> None:
+    """Log only troubles, and to standard error: standard output is the answer's."""
+    chosen: Format = ctx.obj["log_format"] or "auto"
+    configure_logging(chosen, ctx.obj["log_level"] or "error", stream=sys.stderr)
+
+
+def run_to_the_end(afn: Callable[..., Awaitable[T]], *args: Any) -> T:
+    """`trio.run`, with custosd's own errors told in a line and turned into exit codes."""
+    try:
+        return trio.run(afn, *args, strict_exception_groups=True)
+    except* CustosdError as group:
+        end_on(_first(group))
+    raise AssertionError  # the errors of a group are re-raised, or end the process
+
+
+def end_on(error: BaseException) -> NoReturn:
+    """Tell the error and end with the code that says what would help."""
+    click.echo(f"custosd: {error}", err=True)
+    match error:
+        case InvalidConfig():
+            sys.exit(BAD_CONFIG)
+        case StoreUnavailable():
+            sys.exit(TEMPORARY)
+        case StoreError():
+            sys.exit(UNAVAILABLE)
+        case _:
+            sys.exit(FAILURE)
+
+
+def _first(group: BaseExceptionGroup[CustosdError]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,242 @@
+"""The rules judge's reasoning: what detectors can defend, and "unknown" otherwise.
+
+Laws:
+
+1. Alignment is never given: rules cannot compare work with a goal.
+2. It says what stands now, never how the run will come out.
+3. Only an ALARM asks for steering; the message names what was seen, and where.
+"""
+
+from collections.abc import Sequence
+
+from custosd.core.signals import Severity, Signal, SignalKind
+from custosd.core.trajectory import Activity, TrajectoryDigest
+from custosd.core.transcript import RunEnd
+from custosd.core.verdicts import Judgement, Standing, SteeringKind, SteeringReason
+
+CONFIDENCE = {
+    Severity.ALARM: 0.9,
+    Severity.SUSPICION: 0.6,
+    Severity.NOTE: 0.3,
+}
+"""How far a standing is to be trusted that rests on a signal of this severity."""
+
+RECENT_STEPS = 10
+"""Progress this many steps back still counts as progress."""
+
+_STOPPED = {
+    RunEnd.ERROR: "with an error",
+    RunEnd.ABORTED: "because it was aborted",
+    RunEnd.LIMIT: "at its own limit",
+    RunEnd.GAVE_UP: "because the agent gave up",
+}
+_STUCK = (
+    SignalKind.REPEATING,
+    SignalKind.ALTERNATING,
+    SignalKind.ERRORS,
+    SignalKind.CHURNING,
+    SignalKind.STALE,
+    SignalKind.NO_PROGRESS,
+)
+_SAID = {
+    SignalKind.REPEATING: "had the same result {n} times with nothing changed between",
+    SignalKind.ALTERNATING: "alternates between two actions, {n} steps long",
+    SignalKind.ERRORS: "failed {n} steps in a row",
+    SignalKind.CHURNING: "wrote over the same place {n} times",
+    SignalKind.STALE: "looked {n} times at what it had seen already",
+    SignalKind.NO_PROGRESS: "brought nothing new for {n} steps",
+    SignalKind.DRIFTING: "wrote {n} times where the goal does not point",
+    SignalKind.SCOPE: "wrote {n} times against a constraint",
+}
+_ADVICE = {
+    SignalKind.REPEATING: "The result will be the same unless something changes: try another way.",
+    SignalKind.ALTERNATING: "Stop and say what you expect to change before the next step.",
+    SignalKind.ERRORS: "Read the last error in full and deal with its cause before going on.",
+    SignalKind.CHURNING: "Decide what this place should be, with a test that shows it.",
+    SignalKind.STALE: "You have seen this already: write down what you know, then act on it.",
+    SignalKind.NO_PROGRESS: "Say what is missing, and take the smallest step towards it.",
+    SignalKind.SCOPE: "Undo that change, or ask for the constraint to be lifted.",
+}
+
+
+def judge_by_rules(
+    digest: TrajectoryDigest, signals: Sequence[Signal], quiet_s: float
+) -> Judgement:
+    """Judge a trajectory by its digest and signals.
+
+    Precedence: stopped, scope violation, waiting, done, silent, stuck by an alarm,
+    drifting, stuck by a suspicion, idle, duplicating, progressing, unknown.
+    """
+    by_kind = {signal.kind: signal for signal in signals}
+    for rule in (_stopped, _out_of_scope, _waiting, _done, _silent, _stuck, _drifting, _resting):
+        judgement = rule(digest, by_kind)
+        if judgement is not None:
+            return judgement
+    return _under_way(digest, quiet_s)
+
+
+Signals = dict[SignalKind, Signal]
+
+
+def _judgement(
+    digest: TrajectoryDigest,
+    standing: Standing,
+    summary: str,
+    *,
+    by: Signal | None = None,
+    confidence: float | None = None,
+) -> Judgement:
+    return Judgement(
+        standing=standing,
+        phase=digest.phase,
+        confidence=CONFIDENCE[by.severity] if by and confidence is None else confidence,
+        summary=summary,
+        focus=digest.focus,
+        goal=digest.goal,
+        evidence=by.steps if by else (),
+    )
+
+
+def _steered(
+    judgement: Judgement, kind: SteeringKind, reason: SteeringReason, message: str
+) -> Judgement:
+    return Judgement(
+        standing=judgement.standing,
+        phase=judgement.phase,
+        confidence=judgement.confidence,
+        needs_steering=True,
+        steering_kind=kind,
+        steering_reason=reason,
+        message=message,
+        summary=judgement.summary,
+        focus=judgement.focus,
+        goal=judgement.goal,
+        evidence=judgement.evidence,
+    )
+
+
+def _stopped(digest: TrajectoryDigest, _signals: Signals) -> Judgement | None:
+    if digest.end is None or digest.end not in _STOPPED:
+        return None
+    summary = f"Ended {_STOPPED[digest.end]} after {digest.steps} steps."
+    return _judgement(digest, Standing.STOPPED, summary, confidence=1.0)
+
+
+def _out_of_scope(digest: TrajectoryDigest, signals: Signals) -> Judgement | None:
+    signal = signals.get(SignalKind.SCOPE)
+    if signal is None:
+        return None
+    summary = f"{_said(signal)} ({signal.about})"
+    judgement = _judgement(digest, Standing.DRIFTING, summary, by=signal)
+    return _steered(
+        judgement,
+        SteeringKind.CORRECTION,
+        SteeringReason.VIOLATING_CONSTRAINTS,
+        f"{_said(signal)} ({signal.about}). {_ADVICE[SignalKind.SCOPE]}",
+    )
+
+
+def _waiting(digest: TrajectoryDigest, signals: Signals) -> Judgement | None:
+    if digest.activity is not Activity.WAITING:
+        return None
+    signal = signals.get(SignalKind.WAITING) or signals.get(SignalKind.SILENT)
+    summary = f"Waits for {digest.waiting_on or 'something outside'} since step {digest.steps}."
+    return _judgement(digest, Standing.WAITING, summary, by=signal, confidence=0.9)
+
+
+def _done(digest: TrajectoryDigest, signals: Signals) -> Judgement | None:
+    ended = digest.activity in {Activity.TURN_ENDED, Activity.ENDED}
+    if not digest.claims_done or not ended:
+        return None
+    untested = signals.get(SignalKind.UNTESTED_CLAIM)
+    if untested is not None:
+        summary = f"Says it is done after {digest.steps} steps; {untested.about}."
+        return _judgement(digest, Standing.DONE_UNTESTED, summary, by=untested)
+    if digest.tests_passed_at is not None:
+        summary = f"Says it is done; tests passed at step {digest.tests_passed_at}."
+    else:
+        summary = f"Says it is done after {digest.steps} steps; no code was edited."
+    return _judgement(digest, Standing.DONE, summary, confidence=0.6)
+
+
+def _silent(digest: TrajectoryDigest, signals: Signals) -> Judgement | None:
+    signal = signals.get(SignalKind.SILENT)
+    if signal is None:
+        return None
+    summary = (
+        f"Silent for {signal.measure / 60:.0f} min in the middle of work, at step {digest.steps}."
+    )
+    return _judgement(digest, Standing.SILENT, summary, by=signal)
+
+
+def _stuck(digest: TrajectoryDigest, signals: Signals) -> Judgement | None:
+    found = [signals[kind] for kind in _STUCK if kind in signals]
+    found = [signal for signal in found if signal.severity is not Severity.NOTE]
+    if not found:
+        return None
+    alarms = [signal for signal in found if signal.severity is Severity.ALARM]
+    signal = (alarms or found)[0]
+    if not alarms and SignalKind.DRIFTING in signals:
+        return None
+    judgement = _judgement(digest, Standing.STUCK, f"{_said(signal)}{_at(signal)}.", by=signal)
+    if not alarms:
+        return judgement
+    return _steered(
+        judgement,
+        SteeringKind.GUIDANCE,
+        SteeringReason.STUCK,
+        f"{_said(signal)}{_at(signal)}. {_ADVICE[signal.kind]}",
+    )
+
+
+def _drifting(digest: TrajectoryDigest, signals: Signals) -> Judgement | None:
+    signal = signals.get(SignalKind.DRIFTING)
+    if signal is None or signal.severity is Severity.NOTE:
+        return None
+    return _judgement(digest, Standing.DRIFTING, f"{_said(signal)}{_at(signal)}.", by=signal)
+
+
+def _resting(digest: TrajectoryDigest, signals: Signals) -> Judgement | None:
+    if signal := signals.get(SignalKind.IDLE):
+        summary = f"Ended its turn {signal.measure / 60:.0f} min ago at step {digest.steps}."
+        return _judgement(digest, Standing.IDLE, summary, by=signal, confidence=0.9)
+    if signal := signals.get(SignalKind.DUPLICATING):
+        summary = f"Works on what {', '.join(signal.peers)} works on."
+        return _judgement(digest, Standing.DUPLICATING, summary, by=signal)
+    return None
+
+
+def _under_way(digest: TrajectoryDigest, quiet_s: float) -> Judgement:
+    if digest.activity is Activity.TURN_ENDED:
+        summary = f"Ended its turn at step {digest.steps}, {quiet_s:.0f} s ago."
+        return _judgement(digest, Standing.IDLE, summary, confidence=0.6)
+    at = digest.progress_at
+    if at is not None and digest.steps - 1 - at <= RECENT_STEPS:
+        summary = f"Something new at step {at} of {digest.steps}: {digest.focus}."
+        return _judgement(digest, Standing.PROGRESSING, summary, confidence=0.6)
+    if not digest.steps:
+        reason, summary = "no_steps", "Has not acted yet."
+    else:
+        reason = "no_recent_progress"
+        summary = f"Nothing new for {digest.steps - 1 - (at or 0)} steps, and no detector speaks."
+    return Judgement(
+        standing=Standing.UNKNOWN,
+        phase=digest.phase,
+        summary=summary,
+        focus=digest.focus,
+        goal=digest.goal,
+        unknown_reason=reason,
+    )
+
+
+def _said(signal: Signal) -> str:
+    said = _SAID[signal.kind].format(n=f"{signal.measure:.0f}")
+    about = f" ({signal.about})" if signal.about and signal.kind is not SignalKind.SCOPE else ""
+    return said[0].upper() + said[1:] + about
+
+
+def _at(signal: Signal) -> str:
+    if not signal.steps:
+        return ""
+    numbers = ", ".join(str(step) for step in signal.steps[-6:])
+    return f", at steps {numbers}"

@@ -1,0 +1,659 @@
+"""The fold of all steps of a run, in bounded memory.
+
+Laws:
+
+1. `Trajectory.advance` never raises and costs O(1), whatever a transcript says.
+2. State is plain bounded data: below 24 KiB encoded however long the run, and a fold
+   that was stored and loaded goes on as if it had not been.
+3. An *effect* is what a step comes to: verb, target and normalised result. It is
+   counted until the world changes in a way that matters for it; a change that is itself
+   a repetition (the same content written again, the same deletion) does not matter.
+"""
+
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import assert_never
+
+from custosd.core.constraints import (
+    CONSTRAINT_CHARS,
+    CONSTRAINTS_KEPT,
+    breaks,
+    lifts,
+    read_rules,
+    scope_of,
+)
+from custosd.core.history import (
+    CONTENTS_KEPT,
+    KEY_CHARS,
+    RETRY_STEPS,
+    WINDOW_STEPS,
+    Effect,
+    EffectHistory,
+    ErrorStreak,
+    FileHistory,
+    FileRecord,
+    Mark,
+    latest,
+    printable,
+    tail_of,
+)
+from custosd.core.topics import is_document, topics_of, wants_documents, wants_files
+from custosd.core.transcript import (
+    Acted,
+    Asked,
+    Compacted,
+    EditRange,
+    Ended,
+    ErrorClass,
+    Opened,
+    Result,
+    RunEnd,
+    Said,
+    Spent,
+    Step,
+    StepKind,
+    TranscriptEvent,
+    Unread,
+    Usage,
+    Waiting,
+    digest_of,
+)
+from custosd.core.verdicts import Phase
+
+GOAL_CHARS = 1_000
+CLAIM_CHARS = 400
+VIOLATIONS_KEPT = 8
+SPEND_SAMPLES = 8
+FILES_SHOWN = 24
+_FOCUS_STEPS = 8
+
+PAGING_VERBS = frozenset(
+    {
+        "scroll",
+        "scroll_down",
+        "scroll_up",
+        "goto",
+        "next",
+        "next_page",
+        "prev",
+        "prev_page",
+        "page_down",
+        "page_up",
+    }
+)
+"""Verbs that move through a long text, naming no place: the same call goes elsewhere."""
+
+_FAILED = frozenset({Result.ERROR, Result.REJECTED})
+_CHECKS = frozenset({StepKind.RUN, StepKind.TEST})
+_NOT_A_CHECK = frozenset(
+    {
+        ErrorClass.MISSING_COMMAND,
+        ErrorClass.MISSING_FILE,
+        ErrorClass.TOOL_MISUSE,
+        ErrorClass.PERMISSION,
+        ErrorClass.NETWORK,
+        ErrorClass.RATE_LIMIT,
+        ErrorClass.AUTH,
+        ErrorClass.DISK_FULL,
+    }
+)
+_LOOKS = frozenset({StepKind.READ, StepKind.SEARCH, StepKind.BROWSE})
+_ASKS = re.compile(
+    r"\?\s*[\"'`*_)\]]*\s*\Z"
+    r"|\bplease\s+(?:confirm|provide|clarify|choose|approve|advise|specify|tell\s+me)\b",
+    re.IGNORECASE,
+)
+_CLAIMS_DONE = re.compile(
+    r"\b(?:done|complete[d]?|finished|fixed|resolved|implemented|solved|works?\s+now|"
+    r"all\s+(?:\w+\s+)?tests\s+(?:now\s+)?pass\w*|successfully|ready\s+(?:for|to)|in\s+place)\b",
+    re.IGNORECASE,
+)
+_DISCLAIMS = re.compile(
+    r"\b(?:not\s+(?:yet\s+)?(?:done|complete|finished|fixed|resolved|implemented|solved|working)|"
+    r"unable\s+to|could\s+not|couldn['’]?t|still\s+fail\w*|partially|gave\s+up|incomplete)\b",  # noqa: RUF001 - people type both
+    re.IGNORECASE,
+)
+
+
+class Activity(StrEnum):
+    """What the transcript says the agent is doing just now."""
+
+    STARTING = "starting"
+    WORKING = "working"
+    WAITING = "waiting"
+    TURN_ENDED = "turn_ended"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """A rule that a person set. `step` is the number of steps taken when it was set."""
+
+    text: str
+    step: int
+    lifted_step: int | None = None
+    set_utc: datetime | None = None
+    lifted_utc: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A write that goes against a constraint in force: at which step, where, which one."""
+
+    step: int
+    path: str
+    constraint: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrajectoryDigest:
+    """What others see of a trajectory: small, frozen, comparable.
+
+    Holds agent text (`goal`, `focus`, `claim`, `files`): shown and stored, never logged.
+    `fingerprint` changes whenever an event was folded in that a judge could care about.
+    """
+
+    fingerprint: str
+    goal: str
+    constraints: tuple[Constraint, ...]
+    focus: str
+    phase: Phase
+    activity: Activity
+    waiting_on: str
+    steps: int
+    errors: int
+    edits: int
+    tests_run: int
+    tests_passed_at: int | None
+    last_edit_at: int | None
+    claim: str
+    end: RunEnd | None
+    files: tuple[str, ...]
+    written: tuple[str, ...]
+    usage: Usage
+    last_step_utc: datetime | None
+    progress_at: int | None = None
+    """The last step that brought something new: None where none did, or no step yet."""
+    claims_done: bool = False
+    """`claim` says that the task is done, in words or by submitting."""
+
+
+@dataclass(slots=True)
+class Trajectory:
+    """One run, folded up to now; see the module's laws."""
+
+    steps: int = 0
+    fingerprint: str = ""
+    goal: str = ""
+    goal_last: str = ""
+    topics: tuple[str, ...] = ()
+    wants_documents: bool = False
+    wants_files: bool = False
+    asked_step: int = 0
+    constraints: list[Constraint] = field(default_factory=list[Constraint])
+    violations: list[Violation] = field(default_factory=list[Violation])
+    activity: Activity = Activity.STARTING
+    waiting_on: str = ""
+    claim: str = ""
+    claims_done: bool = False
+    end: RunEnd | None = None
+    window: list[Mark] = field(default_factory=list[Mark])
+    effects: EffectHistory = field(default_factory=EffectHistory)
+    views: EffectHistory = field(default_factory=EffectHistory)
+    files: FileHistory = field(default_factory=FileHistory)
+    repeats: Effect | None = None
+    repeat_about: str = ""
+    repeated: int = 0
+    stale_steps: tuple[int, ...] = ()
+    stale: int = 0
+    streak: ErrorStreak = field(default_factory=ErrorStreak)
+    errors: int = 0
+    errors_by_class: dict[str, int] = field(default_factory=dict[str, int])
+    rejected: int = 0
+    edits: int = 0
+    world: int = 0
+    progress_step: int = -1
+    edit_step: int = -1
+    code_edit_step: int = -1
+    tests_run: int = 0
+    test_step: int = -1
+    test_passed_step: int = -1
+    test_failed_step: int = -1
+    ran_step: int = -1
+    red_step: int = -1
+    red_key: str = ""
+    compactions: int = 0
+    usage: Usage = Usage()
+    spend: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
+    last_step_utc: datetime | None = None
+
+    def advance(self, event: TranscriptEvent) -> None:
+        """Fold one event in. Events of other threads are the caller's to keep apart."""
+        match event:
+            case Acted():
+                self._act(event.step)
+            case Asked():
+                self._be_asked(event)
+            case Said():
+                self._say(event)
+            case Waiting():
+                self._wait(event)
+            case Ended():
+                self._end(event)
+            case Spent():
+                self._spend(event.usage)
+            case Compacted():
+                self.compactions += 1
+            case Opened() | Unread():
+                pass
+            case _:
+                assert_never(event)
+
+    def digest(self) -> TrajectoryDigest:
+        """What others see of the run up to now."""
+        touched = list(self.files.seen.items())[::-1]
+        return TrajectoryDigest(
+            fingerprint=self.fingerprint,
+            goal=self.goal,
+            constraints=tuple(self.constraints),
+            focus=focus_of(self.window),
+            phase=phase_of(self),
+            activity=self.activity,
+            waiting_on=self.waiting_on,
+            steps=self.steps,
+            errors=self.errors,
+            edits=self.edits,
+            tests_run=self.tests_run,
+            tests_passed_at=_known(self.test_passed_step),
+            last_edit_at=_known(self.edit_step),
+            claim=self.claim,
+            end=self.end,
+            files=tuple(path for path, _ in touched[:FILES_SHOWN]),
+            written=tuple(path for path, r in touched if r.writes)[:FILES_SHOWN],
+            usage=self.usage,
+            last_step_utc=self.last_step_utc,
+            progress_at=_known(self.progress_step),
+            claims_done=self.claims_done,
+        )
+
+    # What people and the agent say
+
+    def _mix(self, *parts: str) -> None:
+        self.fingerprint = digest_of("\x1f".join((self.fingerprint, *parts)))
+
+    def _be_asked(self, event: Asked) -> None:
+        text = printable(event.text)
+        if not text.strip():
+            return
+        if not self.goal:
+            self.goal = text[:GOAL_CHARS]
+        elif text[:GOAL_CHARS] != self.goal_last:
+            # Doing again what was done before is right when a person asks for it. A prompt
+            # that a harness repeats word for word asks for nothing new.
+            self.goal_last = text[:GOAL_CHARS]
+            self.effects, self.views, self.repeats = EffectHistory(), EffectHistory(), None
+            self.streak, self.stale_steps = ErrorStreak(), ()
+        self.topics = tuple(sorted({*self.topics, *topics_of(text)}))[:48]
+        self.wants_documents = self.wants_documents or wants_documents(text)
+        self.wants_files = self.wants_files or wants_files(text)
+        self.asked_step = self.steps
+        self._set_rules(text, event.at_utc)
+        self._resume()
+        self._mix("asked", text)
+
+    def _set_rules(self, text: str, at_utc: datetime | None) -> None:
+        rules = read_rules(text)
+        for index, old in enumerate(self.constraints):
+            taken_back = rules.lifts_all or any(lifts(said, old.text) for said in rules.lifts)
+            if old.lifted_step is None and taken_back:
+                self.constraints[index] = Constraint(
+                    old.text, old.step, self.steps, old.set_utc, at_utc
+                )
+        known = {old.text for old in self.constraints if old.lifted_step is None}
+        for said in rules.sets:
+            if said not in known:
+                self.constraints.append(
+                    Constraint(said[:CONSTRAINT_CHARS], self.steps, None, at_utc)
+                )
+        while len(self.constraints) > CONSTRAINTS_KEPT:
+            # A lifted one goes first; else the oldest: the latest word counts.
+            lifted = (i for i, c in enumerate(self.constraints) if c.lifted_step is not None)
+            del self.constraints[next(lifted, 0)]
+
+    def _resume(self) -> None:
+        """The agent is at work (again): what was claimed or waited for is past."""
+        self.activity = Activity.WORKING
+        self.waiting_on = ""
+        self.claim = ""
+        self.claims_done = False
+        self.end = None
+
+    def _say(self, event: Said) -> None:
+        text = printable(event.text)
+        self._mix("said", text, str(event.final))
+        if not event.final:
+            if self.activity is not Activity.ENDED:
+                self.activity = Activity.WORKING
+                self.waiting_on = ""
+            return
+        self.claim = text[-CLAIM_CHARS:]
+        asks = bool(_ASKS.search(text[-CLAIM_CHARS:]))
+        self.claims_done = says_done(text) and not asks
+        self.activity = Activity.WAITING if asks else Activity.TURN_ENDED
+        self.waiting_on = "human" if asks else ""
+
+    def _wait(self, event: Waiting) -> None:
+        self.activity = Activity.WAITING
+        self.waiting_on = printable(event.on)[:40]
+        self._mix("waiting", event.on)
+
+    def _end(self, event: Ended) -> None:
+        self.activity = Activity.ENDED
+        self.waiting_on = ""
+        self.end = event.end
+        if event.claim:
+            self.claim = printable(event.claim)[-CLAIM_CHARS:]
+        # Who ends the run of its own accord holds that it is done, unless it says otherwise.
+        by_itself = event.end in {RunEnd.SUBMITTED, RunEnd.FINISHED}
+        self.claims_done = by_itself and not _DISCLAIMS.search(self.claim)
+        self._mix("ended", event.end, event.claim)
+
+    def _spend(self, usage: Usage) -> None:
+        self.usage = self.usage + usage
+        if self.spend and self.spend[-1][0] == self.steps:
+            self.spend.pop()
+        self.spend.append((self.steps, self.usage.cost_usd))
+        if len(self.spend) > SPEND_SAMPLES:
+            # Every second sample goes: the slope stays, over a longer stretch.
+            del self.spend[1:-1:2]
+
+    # What the agent does
+
+    def _act(self, step: Step) -> None:
+        self._resume()
+        number = self.steps
+        self.steps += 1
+        failed = step.result in _FAILED
+        effect_key = effect_key_of(step)[:KEY_CHARS]
+        seen_new = self._look(step, number, failed=failed)
+        changed = False
+        if step.edits or step.kind is StepKind.EDIT:
+            changed = self._edit(step, number, failed=failed)
+        repeat = self._count_effect(step, effect_key, number, changed=changed)
+        if step.changes_state and not step.edits and not failed and not repeat:
+            changed = True
+        if changed:
+            self.world += 1
+            # The change counts as had in the world that it made, so that doing it again,
+            # with nothing else changed, is seen as the repetition that it is.
+            self.effects.seen[effect_key] = self.effects.seen[effect_key]._replace(
+                world=self._effect_world(step)
+            )
+        for path in () if step.edits else step.files:
+            record = self.files.get(path)
+            ran = step.kind in _CHECKS
+            self.files.put(
+                path, record._replace(reads=record.reads + (not ran), runs=record.runs + ran)
+            )
+        self._test(step, number, failed=failed)
+        self._fail(step, number, failed=failed)
+        novel = not failed and (changed or (seen_new and not repeat))
+        if novel:
+            self.progress_step = number
+        self._mark(step, number, effect_key, failed=failed, repeat=repeat, novel=novel)
+        self.last_step_utc = step.ended_utc or step.started_utc or self.last_step_utc
+        if step.kind is StepKind.SUBMIT and not failed:
+            self.claims_done = True
+            self.claim = printable(step.action.excerpt)[:CLAIM_CHARS]
+        elif step.kind is StepKind.ASK and step.result is Result.UNANSWERED:
+            self.activity, self.waiting_on = Activity.WAITING, "human"
+        self._mix("acted", step.key, step.action.digest, step.observation.digest, step.result)
+
+    def _mark(
+        self, step: Step, number: int, effect: str, *, failed: bool, repeat: bool, novel: bool
+    ) -> None:
+        paths = tuple(edit.path for edit in step.edits) or step.files
+        target = tail_of(paths[0]) if paths else ""
+        wrote = bool(step.edits) and not failed
+        verb = printable(step.verb)[:24]
+        attempt = attempt_key_of(step)[:8]
+        again = bool(step.edits) and any(m.attempt == attempt for m in self.window[-RETRY_STEPS:])
+        self.window.append(
+            Mark(
+                step=number,
+                kind=step.kind,
+                verb=verb,
+                target=target,
+                effect=effect[:8],
+                attempt=attempt,
+                failed=failed,
+                repeat=repeat,
+                novel=novel,
+                wrote=wrote,
+                again=again,
+            )
+        )
+        del self.window[:-WINDOW_STEPS]
+
+    def _look(self, step: Step, number: int, *, failed: bool) -> bool:
+        """Note what was shown; True if it was not seen before.
+
+        Stale is what the same family of action showed before, with nothing relevant
+        changed since and other steps in between: the agent looks again at what it knew.
+        """
+        if not step.observation.length:
+            return False
+        shown = step.observation.loose_digest
+        key = digest_of(f"{step.kind}\x1f{attempt_key_of(step)}\x1f{shown}")[:KEY_CHARS]
+        before = self.views.seen.get(key)
+        view = self.views.note(key, number, self._relevant_world(step))
+        apart = view.times > 1 and number - view.steps[-2] > 1
+        if apart and not _pages(step):
+            self.stale += 1
+            self.stale_steps = latest(self.stale_steps, number, 16)
+        return before is None and not failed
+
+    def _relevant_world(self, step: Step) -> int:
+        """The version of the part of the world that this step's result depends on."""
+        if step.kind in _LOOKS and step.files:
+            return max(self.files.get(path).written_step for path in step.files)
+        return self.world
+
+    def _effect_world(self, step: Step) -> int:
+        """As `_relevant_world`; an edit's own effect does not depend on what else changed."""
+        return 0 if step.edits or step.kind is StepKind.EDIT else self._relevant_world(step)
+
+    def _count_effect(self, step: Step, key: str, number: int, *, changed: bool) -> bool:
+        """Count the step's effect; True if it was had before, nothing relevant since."""
+        effect = self.effects.note(key, number, self._effect_world(step))
+        if changed or effect.times == 1 or _pages(step):
+            return False
+        self.repeated += 1
+        self.repeats = effect
+        target = tail_of(step.files[0]) if step.files else ""
+        self.repeat_about = " ".join(filter(None, (printable(step.verb)[:24], target)))
+        return True
+
+    def _edit(self, step: Step, number: int, *, failed: bool) -> bool:
+        """Note the edits of a step; True if any file came to a content not seen before."""
+        edits = step.edits or tuple(EditRange(path) for path in step.files[:1])
+        if failed:
+            self.rejected += 1
+        else:
+            self.edits += 1
+            self.edit_step = number
+            if any(not is_document(edit.path) for edit in edits):
+                self.code_edit_step = number
+        changed = False
+        for edit in edits[:16]:
+            record, new = _written(self.files.get(edit.path), edit, step, number, failed=failed)
+            self.files.put(edit.path, record)
+            changed = changed or new
+            if not failed:
+                self._check_scope(edit.path, number)
+        return changed or (not edits and not failed)
+
+    def _check_scope(self, path: str, number: int) -> None:
+        if path.startswith(("/tmp/", "/dev/")):  # noqa: S108 - scratch files are nobody's scope
+            return
+        for constraint in self.constraints:
+            if constraint.lifted_step is None and breaks(scope_of(constraint.text), path):
+                self.violations.append(Violation(number, tail_of(path), constraint.text))
+                del self.violations[:-VIOLATIONS_KEPT]
+                return
+
+    def _test(self, step: Step, number: int, *, failed: bool) -> None:
+        if step.kind is StepKind.TEST:
+            self.tests_run += 1
+            self.test_step = number
+            if failed:
+                self.test_failed_step = number
+            elif step.result is Result.OK:
+                self.test_passed_step = number
+        if step.kind in _CHECKS:
+            self._check(step, number, failed=failed)
+
+    def _check(self, step: Step, number: int, *, failed: bool) -> None:
+        """Remember the failed run that nothing has put right since: the state is "red".
+
+        What could not start for its surroundings has checked nothing.
+        """
+        key = step.action.loose_digest
+        if failed:
+            if step.error not in _NOT_A_CHECK:
+                self.red_step, self.red_key = number, key
+            return
+        if any(self.files.get(path).writes for path in step.files):
+            self.ran_step = number
+        if step.kind is StepKind.TEST or self.red_key == key:
+            self.red_step, self.red_key = -1, ""
+
+    def _fail(self, step: Step, number: int, *, failed: bool) -> None:
+        if not failed:
+            self.streak = ErrorStreak()
+            return
+        kind = step.error or ErrorClass.OTHER
+        was = self.streak
+        same = was.same + 1 if was.kind is kind else 1
+        self.streak = ErrorStreak(kind, same, latest(was.steps, number, 16), was.length + 1)
+        self.errors += 1
+        self.errors_by_class[kind] = self.errors_by_class.get(kind, 0) + 1
+
+
+def _written(
+    record: FileRecord, edit: EditRange, step: Step, number: int, *, failed: bool
+) -> tuple[FileRecord, bool]:
+    """A file's record after one edit, and whether its content is a new one."""
+    if failed:
+        return (
+            record._replace(
+                refused=record.refused + 1, refused_steps=latest(record.refused_steps, number)
+            ),
+            False,
+        )
+    content = (edit.digest or step.action.digest)[:12]
+    returned = content in record.contents
+    over = _overlaps(record, edit)
+    new = FileRecord(
+        reads=record.reads,
+        runs=record.runs,
+        writes=record.writes + 1,
+        creations=record.creations + edit.created,
+        own=record.own or (edit.created and not record.reads and not record.writes),
+        rewrites=record.rewrites + 1 if over else 0,
+        returns=record.returns + returned,
+        first_line=edit.first_line,
+        last_line=edit.last_line,
+        written_step=record.written_step if returned else number,
+        contents=(*(c for c in record.contents if c != content), content)[-CONTENTS_KEPT:],
+        steps=latest(record.steps, number) if over else (number,),
+    )
+    return new, not returned
+
+
+def _overlaps(record: FileRecord, edit: EditRange) -> bool:
+    """Whether an edit writes over what the last edit of the file wrote."""
+    if not record.writes:
+        return False
+    if edit.created:
+        return True
+    if not (edit.first_line and record.first_line):
+        return False
+    return edit.first_line <= record.last_line and record.first_line <= edit.last_line
+
+
+def attempt_key_of(step: Step) -> str:
+    """What a step tries: 16 hex digits, the contents that an edit writes, else the action."""
+    if step.edits:
+        wrote = (f"{tail_of(e.path)}={e.digest or step.action.digest}" for e in step.edits)
+        return digest_of("\x1f".join(wrote))
+    return digest_of(f"{step.verb}\x1f{step.action.loose_digest}")
+
+
+def effect_key_of(step: Step) -> str:
+    """What a step comes to: 16 hex digits, equal for equal effects.
+
+    An edit's result is whether it was taken; another step's is what it answered, with
+    numbers made equal, or how it ended where it answered nothing.
+    """
+    if step.edits:
+        outcome = str(step.result in _FAILED)
+    else:
+        outcome = step.observation.loose_digest if step.observation.length else step.result
+    return digest_of(f"{attempt_key_of(step)}\x1f{outcome}")
+
+
+def _pages(step: Step) -> bool:
+    return step.verb in PAGING_VERBS
+
+
+def _known(step: int) -> int | None:
+    return step if step >= 0 else None
+
+
+def says_done(text: str) -> bool:
+    """Whether a closing text says that the task is done, and takes nothing of it back."""
+    return bool(_CLAIMS_DONE.search(text)) and not _DISCLAIMS.search(text)
+
+
+def focus_of(window: list[Mark]) -> str:
+    """What the last eight steps were about: the commonest verbs and targets."""
+    marks = window[-_FOCUS_STEPS:]
+    verbs = _commonest([mark.verb or str(mark.kind) for mark in marks], 2)
+    targets = _commonest([mark.target for mark in marks if mark.target], 2)
+    said = ", ".join(verbs)
+    return f"{said}: {', '.join(targets)}" if targets else said
+
+
+def _commonest(words: list[str], most: int) -> list[str]:
+    return sorted(dict.fromkeys(words), key=lambda word: -words.count(word))[:most]
+
+
+_PHASES = {
+    StepKind.READ: Phase.EXPLORING,
+    StepKind.SEARCH: Phase.EXPLORING,
+    StepKind.BROWSE: Phase.EXPLORING,
+    StepKind.PLAN: Phase.PLANNING,
+    StepKind.EDIT: Phase.IMPLEMENTING,
+    StepKind.TEST: Phase.TESTING,
+    StepKind.RUN: Phase.TESTING,
+    StepKind.SUBMIT: Phase.FINISHING,
+}
+
+
+def phase_of(trajectory: Trajectory) -> Phase:
+    """The phase that the last six steps show; failing runs between edits are debugging."""
+    if trajectory.activity is Activity.WAITING:
+        return Phase.WAITING
+    marks = trajectory.window[-6:]
+    if not marks:
+        return Phase.STARTING
+    if trajectory.claims_done or trajectory.activity is Activity.ENDED:
+        return Phase.FINISHING
+    failing = any(m.failed and m.kind in {StepKind.TEST, StepKind.RUN} for m in marks)
+    if failing and any(m.kind is StepKind.EDIT for m in marks):
+        return Phase.DEBUGGING
+    phases = [_PHASES[m.kind] for m in marks if m.kind in _PHASES]
+    return max(phases, key=phases.count) if phases else Phase.UNKNOWN

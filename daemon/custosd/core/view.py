@@ -1,0 +1,92 @@
+"""The fleet as it stands: a frozen value, made anew by each batch of facts.
+
+Laws:
+
+1. `FleetView.after(entries)` is the only way to a new view; it never fails on a fact
+   about an agent that it does not know (that agent is then simply met late).
+2. Cost of a batch: one shallow copy of the table of agents plus the batch itself.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from types import MappingProxyType
+
+from custosd.core.agents import TRANSITIONS, AgentId, AgentRef, AgentState
+from custosd.core.facts import (
+    AgentSeen,
+    Entry,
+    StandingChanged,
+    StateChanged,
+    SweepFinished,
+    TrajectoryAdvanced,
+    VerdictReached,
+)
+from custosd.core.trajectory import TrajectoryDigest
+from custosd.core.verdicts import Standing, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class AgentView:
+    """One agent, as last heard. `standing` is what is held of it (after hysteresis)."""
+
+    ref: AgentRef
+    format: str
+    path: str
+    parent: str
+    seen_utc: datetime
+    state: AgentState = AgentState.STARTING
+    digest: TrajectoryDigest | None = None
+    grown_utc: datetime | None = None
+    standing: Standing = Standing.UNKNOWN
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FleetView:
+    """All agents, by id, and the last sweep. `version` grows by one a batch."""
+
+    agents: Mapping[AgentId, AgentView] = field(default_factory=lambda: MappingProxyType({}))
+    last_sweep: SweepFinished | None = None
+    last_sweep_utc: datetime | None = None
+    sweeps: int = 0
+    version: int = 0
+
+    def after(self, entries: Iterable[Entry]) -> "FleetView":
+        """The view that follows when these facts, in this order, have happened."""
+        agents = dict(self.agents)
+        sweep, sweep_utc, sweeps = self.last_sweep, self.last_sweep_utc, self.sweeps
+        for entry in entries:
+            if isinstance(entry.fact, SweepFinished):
+                sweep, sweep_utc, sweeps = entry.fact, entry.at_utc, sweeps + 1
+            else:
+                _apply(agents, entry)
+        return FleetView(MappingProxyType(agents), sweep, sweep_utc, sweeps, self.version + 1)
+
+
+def _apply(agents: dict[AgentId, AgentView], entry: Entry) -> None:
+    match entry.fact:
+        case AgentSeen(ref=ref) as seen:
+            agents[ref.agent] = AgentView(ref, seen.format, seen.path, seen.parent, seen.seen_utc)
+        case TrajectoryAdvanced(ref=ref) as grown:
+            known = _known(agents, ref, entry)
+            agents[ref.agent] = replace(known, digest=grown.digest, grown_utc=grown.grown_utc)
+        case VerdictReached(verdict=verdict):
+            known = _known(agents, verdict.ref, entry)
+            agents[known.ref.agent] = replace(known, verdict=verdict)
+        case StandingChanged(ref=ref, after=after):
+            agents[ref.agent] = replace(_known(agents, ref, entry), standing=after)
+        case StateChanged(ref=ref, after=state):
+            known = _known(agents, ref, entry)
+            # A change that the table does not know is not believed (see core.agents).
+            if state in TRANSITIONS[known.state]:
+                agents[ref.agent] = replace(known, state=state)
+        case _:
+            pass
+
+
+def _known(agents: dict[AgentId, AgentView], ref: AgentRef, entry: Entry) -> AgentView:
+    known = agents.get(ref.agent)
+    if known is None or known.ref != ref:
+        known = AgentView(ref, "", "", "", entry.at_utc)
+    return known

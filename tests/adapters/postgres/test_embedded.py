@@ -1,0 +1,477 @@
+"""The embedded server: real processes, real signals, the real clock."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from custosd.adapters.postgres.binaries import (
+    BinariesMissing,
+    EmbeddedError,
+    VersionMismatch,
+    find_binaries,
+)
+from custosd.adapters.postgres.bridge import Connection, open_database
+from custosd.adapters.postgres.data_directory import EmbeddedBusy, socket_folder
+from custosd.adapters.postgres.embedded import embedded_postgres
+from custosd.adapters.postgres.processes import RootWay, wait_pid
+
+DAEMON_LIKE = Path(__file__).with_name("daemon_like.py")
+PROJECT = Path(__file__).resolve().parents[3]
+SYSTEM_PYTHON = Path("/usr/bin/python3")
+SYSTEM_15 = Path("/usr/lib/postgresql/15/bin")
+NOBODY = 65534
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+
+async def fetchval(connection: Connection, sql: str) -> object:
+    return await connection.fetchval(sql)
+
+
+async def execute(connection: Connection, *statements: str) -> None:
+    for statement in statements:
+        await connection.execute(statement)
+
+
+async def ask(dsn: str, sql: str) -> object:
+    async with open_database(dsn, pool_size=1) as db:
+        return await db.unit(fetchval, sql, tx=False)
+
+
+@asynccontextmanager
+async def daemon(*args: str, **how: object) -> AsyncIterator[tuple[subprocess.Popen, list[str]]]:
+    """A daemon-like process and what it said; killed at the end if it still runs."""
+    program = [str(how.pop("python", sys.executable)), str(DAEMON_LIKE), *args]
+    process = subprocess.Popen(program, stdout=subprocess.PIPE, **how)
+    try:
+        async with trio.lowlevel.FdStream(os.dup(process.stdout.fileno())) as said:
+            text = b""
+            while not text.endswith(b"\n"):
+                more = await said.receive_some()
+                assert more, f"the daemon ended: {text}"
+                text += more
+            yield process, text.decode().split()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def processes_on(data_dir: Path) -> list[str]:
+    """The command lines of all processes that work in a data directory."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if (folder / "cwd").readlink() == data_dir:
+                found.append((folder / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
+
+
+# Life and death
+
+
+@pytest.mark.parametrize("binaries", [None, SYSTEM_15], ids=["18", "15"])
+async def test_data_is_there_after_a_restart(state_dir: Path, binaries: Path | None) -> None:
+    """And a restart is quick: the times are printed."""
+    if binaries is not None and not binaries.is_dir():
+        pytest.skip(f"no PostgreSQL 15: {binaries} is not installed")
+    data_dir = state_dir / "postgres"
+    times_s = []
+    for turn in range(3):
+        began = time.perf_counter()
+        async with embedded_postgres(data_dir, binaries=binaries) as server:
+            async with open_database(server.dsn) as db:
+                await db.unit(fetchval, "select 1", tx=False)
+                times_s.append(time.perf_counter() - began)
+                if turn == 0:
+                    await db.unit(execute, "create table kept (n int)")
+                await db.unit(execute, "insert into kept values (1)")
+                assert await db.unit(fetchval, "select count(*) from kept") == turn + 1
+                assert await db.unit(fetchval, "show fsync") == "on"
+                assert await db.unit(fetchval, "show listen_addresses") == ""
+                settings = "select datcollate || ' ' || pg_encoding_to_char(encoding)"
+                locale = f"{settings} from pg_database where datname = current_database()"
+                assert await db.unit(fetchval, locale) == "C.UTF-8 UTF8"
+            assert data_dir.stat().st_mode & 0o777 == 0o700
+            # A Ctrl-C at the terminal is the daemon's alone.
+            assert os.getsid(server.pid) != os.getsid(0)
+        assert processes_on(data_dir) == []
+    first, *later = times_s
+    print(f"to the first query: new {first:.3f} s, restart {min(later):.3f} s")
+
+
+async def test_nothing_is_left_when_the_daemon_is_killed_and_the_data_is_there(
+    state_dir: Path,
+) -> None:
+    data_dir = state_dir / "postgres"
+    async with daemon(str(data_dir), "", "keep") as (process, (pid, *_)):
+        assert len(processes_on(data_dir)) > 1
+        process.kill()
+        with trio.fail_after(20):
+            await wait_pid(int(pid))
+    assert processes_on(data_dir) == []
+    assert not (data_dir / "postmaster.pid").exists()
+    async with embedded_postgres(data_dir) as server:
+        assert await ask(server.dsn, "select n from kept") == 42
+
+
+async def test_the_next_daemon_waits_for_a_server_that_is_still_shutting_down(
+    state_dir: Path,
+) -> None:
+    data_dir = state_dir / "postgres"
+    async with daemon(str(data_dir), "", "keep") as (process, (pid, *_)):
+        os.kill(int(pid), signal.SIGSTOP)  # its shut-down takes long
+        process.kill()
+        process.wait()
+    try:
+        with pytest.raises(EmbeddedBusy, match=f"server with pid {pid} still runs") as caught:
+            async with embedded_postgres(data_dir, orphan_timeout_s=0.1):
+                pass
+        assert caught.value.pid == int(pid)
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+
+                async def start() -> None:
+                    async with embedded_postgres(data_dir) as server:
+                        assert await ask(server.dsn, "select n from kept") == 42
+
+                nursery.start_soon(start)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                os.kill(int(pid), signal.SIGCONT)
+    finally:
+        try:
+            os.kill(int(pid), signal.SIGCONT)
+        except ProcessLookupError:
+            pass
+
+
+async def test_a_second_daemon_is_told_who_holds_the_data(state_dir: Path) -> None:
+    data_dir = state_dir / "postgres"
+    async with daemon(str(data_dir)) as (process, _said):
+        with pytest.raises(EmbeddedBusy, match=f"daemon with pid {process.pid}") as caught:
+            async with embedded_postgres(data_dir):
+                pass
+        assert caught.value.pid == process.pid
+
+
+async def test_a_server_that_dies_is_started_again(state_dir: Path) -> None:
+    async with embedded_postgres(state_dir / "postgres") as server:
+        for _ in range(2):
+            pid = server.pid
+            os.kill(pid, signal.SIGKILL)
+            with trio.fail_after(30):
+                await server.wait_restarted(pid)
+            assert await ask(server.dsn, "select 1") == 1
+    assert processes_on(state_dir / "postgres") == []
+
+
+async def test_a_cancelled_body_stops_the_server_and_an_error_comes_out_as_it_is(
+    state_dir: Path,
+) -> None:
+    data_dir = state_dir / "postgres"
+    with trio.CancelScope() as scope:
+        async with embedded_postgres(data_dir):
+            scope.cancel()
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    assert processes_on(data_dir) == []
+    with pytest.raises(LookupError, match="plain"):
+        async with embedded_postgres(data_dir):
+            raise LookupError("plain")
+    assert processes_on(data_dir) == []
+
+
+@pytest.mark.parametrize("pid", ["dead", "reused", "garbage"])
+async def test_a_stale_note_of_a_server_does_no_harm(state_dir: Path, pid: str) -> None:
+    data_dir = state_dir / "postgres"
+    async with embedded_postgres(data_dir):
+        note = (data_dir / "postmaster.pid").read_text()
+    ended = subprocess.Popen(["/bin/true"])
+    ended.wait()
+    first = {"dead": str(ended.pid), "reused": str(os.getpid()), "garbage": "what"}[pid]
+    (data_dir / "postmaster.pid").write_text("\n".join([first, *note.split("\n")[1:]]))
+    if pid == "garbage":
+        with pytest.raises(EmbeddedError, match=r"bogus data in lock file"):
+            async with embedded_postgres(data_dir):
+                pass
+        return
+    async with embedded_postgres(data_dir) as server:
+        assert await ask(server.dsn, "select 1") == 1
+
+
+# Making the data directory
+
+
+def fake_initdb(folder: Path, real: Path) -> Path:
+    """Programs whose `initdb` makes half a data directory, says so on a pipe, and hangs."""
+    folder.mkdir()
+    (folder / "postgres").symlink_to(real / "postgres")
+    script = (
+        f'#!/bin/sh\necho 18 > "$2/PG_VERSION"\necho half-made > {folder}/pipe\nexec sleep 3600\n'
+    )
+    (folder / "initdb").write_text(script)
+    (folder / "initdb").chmod(0o755)
+    os.mkfifo(folder / "pipe")
+    return folder
+
+
+async def test_a_daemon_killed_while_it_makes_the_data_leaves_nothing_half_made(
+    state_dir: Path,
+) -> None:
+    data_dir = state_dir / "postgres"
+    fake = fake_initdb(state_dir / "fake", find_binaries(None, None).folder)
+    process = subprocess.Popen([sys.executable, DAEMON_LIKE, data_dir, fake])
+    try:
+        with trio.fail_after(30):
+            said = await trio.to_thread.run_sync((fake / "pipe").read_text)
+        assert said == "half-made\n"
+        assert (state_dir / ".postgres.new" / "PG_VERSION").exists()
+        assert not data_dir.exists()
+    finally:
+        process.kill()
+        process.wait()
+    async with embedded_postgres(data_dir) as server:
+        assert await ask(server.dsn, "select 1") == 1
+    assert not (state_dir / ".postgres.new").exists()
+
+
+async def test_a_cancelled_initialisation_ends_its_programs(state_dir: Path) -> None:
+    data_dir = state_dir / "postgres"
+    fake = fake_initdb(state_dir / "fake", find_binaries(None, None).folder)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+
+            async def start() -> None:
+                async with embedded_postgres(data_dir, binaries=fake):
+                    pass
+
+            nursery.start_soon(start)
+            await trio.to_thread.run_sync((fake / "pipe").read_text)
+            nursery.cancel_scope.cancel()
+    assert not data_dir.exists()
+
+
+async def test_a_folder_of_other_things_is_refused(state_dir: Path) -> None:
+    (state_dir / "postgres").mkdir()
+    (state_dir / "postgres" / "thesis.txt").write_text("mine")
+    with pytest.raises(EmbeddedError, match="choose another state directory"):
+        async with embedded_postgres(state_dir / "postgres"):
+            pass
+
+
+async def test_an_empty_folder_is_taken(state_dir: Path) -> None:
+    (state_dir / "postgres").mkdir()
+    async with embedded_postgres(state_dir / "postgres") as server:
+        assert await ask(server.dsn, "select 1") == 1
+
+
+async def test_a_server_that_does_not_start_is_quoted(state_dir: Path) -> None:
+    with pytest.raises(EmbeddedError, match=r"FATAL.*postgres\.log"):
+        async with embedded_postgres(state_dir / "postgres", shared_buffers_bytes=1 << 44):
+            pass
+    assert processes_on(state_dir / "postgres") == []
+
+
+async def test_a_long_log_is_begun_anew_and_the_last_one_kept(state_dir: Path) -> None:
+    (state_dir / "postgres.log").write_text("x" * (2 << 20))
+    async with embedded_postgres(state_dir / "postgres"):
+        pass
+    assert (state_dir / "postgres.log").stat().st_size < 1 << 20
+    assert (state_dir / "postgres.log.1").stat().st_size == 2 << 20
+
+
+# Programs
+
+
+async def test_the_programs_follow_the_version_of_the_data(state_dir: Path) -> None:
+    if not SYSTEM_15.is_dir():
+        pytest.skip(f"no PostgreSQL 15: {SYSTEM_15} is not installed")
+    async with embedded_postgres(state_dir / "postgres", binaries=SYSTEM_15) as server:
+        assert server.version.startswith("15.")
+    async with embedded_postgres(state_dir / "postgres") as server:
+        assert server.version.startswith("15.")
+
+
+async def test_data_of_a_version_that_is_not_at_hand_is_an_error_with_a_remedy(
+    state_dir: Path,
+) -> None:
+    (state_dir / "postgres").mkdir()
+    (state_dir / "postgres" / "PG_VERSION").write_text("9\n")
+    with pytest.raises(VersionMismatch, match=r"written by PostgreSQL 9.*pg_upgrade"):
+        async with embedded_postgres(state_dir / "postgres"):
+            pass
+
+
+def test_a_folder_without_programs_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(BinariesMissing, match=str(tmp_path)):
+        find_binaries(tmp_path, None)
+
+
+def test_the_newest_programs_of_the_wheel_are_preferred() -> None:
+    assert find_binaries(None, None).major == 18
+
+
+# Paths
+
+
+@pytest.mark.parametrize("name", ["a" * 120, "one,two", 'sp ace "quoted"'])
+async def test_any_path_will_do(state_dir: Path, name: str) -> None:
+    """A socket's address holds 107 bytes: for a longer path it lies in a short private folder."""
+    data_dir = state_dir / name / "postgres"
+    async with embedded_postgres(data_dir) as server:
+        assert await ask(server.dsn, "select 1") == 1
+        assert socket_folder(data_dir).stat().st_mode & 0o777 == 0o700
+    if socket_folder(data_dir) != data_dir:
+        assert not socket_folder(data_dir).exists()
+
+
+async def test_a_short_folder_that_is_not_ours_alone_is_refused(state_dir: Path) -> None:
+    data_dir = state_dir / ("a" * 120) / "postgres"
+    folder = socket_folder(data_dir)
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)
+    try:
+        with pytest.raises(EmbeddedError, match="belongs to somebody else"):
+            async with embedded_postgres(data_dir):
+                pass
+    finally:
+        folder.rmdir()
+
+
+# Users
+
+
+@needs_root
+@pytest.mark.parametrize("way", list(RootWay))
+async def test_root_runs_it_either_way_with_programs_in_a_closed_home(
+    state_dir: Path, way: RootWay
+) -> None:
+    home = state_dir / "home"
+    shutil.copytree(find_binaries(None, None).folder.parent, home / "pg", symlinks=True)
+    home.chmod(0o700)
+    data_dir = state_dir / "state" / "postgres"
+    for _ in range(2):
+        async with embedded_postgres(
+            data_dir, binaries=home / "pg" / "bin", root_ways=(way,)
+        ) as server:
+            assert await ask(server.dsn, "select 1") == 1
+            owner = data_dir.stat().st_uid
+            assert owner == (0 if way is RootWay.NAMESPACE else NOBODY)
+            copies = list((state_dir / "state").glob("postgresql-*"))
+            assert len(copies) == (0 if way is RootWay.NAMESPACE else 1)
+    assert processes_on(data_dir) == []
+
+
+@needs_root
+async def test_data_goes_from_one_way_to_the_other_and_back(state_dir: Path) -> None:
+    data_dir = state_dir / "postgres"
+    for way in (RootWay.NOBODY, RootWay.NAMESPACE, RootWay.NOBODY):
+        async with embedded_postgres(data_dir, root_ways=(way,)) as server:
+            if way is RootWay.NOBODY and not await ask(server.dsn, "select to_regclass('t')::text"):
+                async with open_database(server.dsn) as db:
+                    await db.unit(execute, "create table t (n int)", "insert into t values (1)")
+            assert await ask(server.dsn, "select n from t") == 1
+
+
+@needs_root
+@pytest.mark.parametrize("way", list(RootWay))
+async def test_a_daemon_of_root_takes_its_server_with_it_either_way(
+    state_dir: Path, way: RootWay
+) -> None:
+    """The death signal is set after the change of identity, which would clear it."""
+    data_dir = state_dir / "postgres"
+    async with daemon(str(data_dir), "", "", way.value) as (process, (pid, *_)):
+        process.kill()
+        with trio.fail_after(20):
+            await wait_pid(int(pid))
+    assert processes_on(data_dir) == []
+
+
+@needs_root
+async def test_where_namespaces_are_forbidden_root_falls_back_to_nobody(state_dir: Path) -> None:
+    """In a changed root the kernel makes no user namespace."""
+    root = state_dir / "root"
+    root.mkdir()
+    data_dir = state_dir / "state" / "postgres"
+    command = f"mount --rbind / {root} && exec chroot {root} {sys.executable} {DAEMON_LIKE} $0"
+    process = subprocess.Popen(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", command, data_dir],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        with trio.fail_after(40):
+            lines = []
+            while line := await trio.to_thread.run_sync(process.stdout.readline):
+                lines.append(line)
+                if "host=" in line:
+                    break
+        if "chroot" in "".join(lines) or "mount" in "".join(lines):
+            pytest.skip(f"no mount namespaces here: {lines}")
+        pid = int(lines[-1].split()[0])
+        assert Path(f"/proc/{pid}").stat().st_uid == NOBODY
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    with trio.fail_after(20):
+        await wait_pid(pid)
+
+
+@needs_root
+async def test_root_is_told_when_nobody_cannot_reach_the_state_directory(state_dir: Path) -> None:
+    home = state_dir / "home"
+    home.mkdir(mode=0o700)
+    with pytest.raises(EmbeddedError, match="cannot enter .*home"):
+        async with embedded_postgres(home / "state" / "postgres", root_ways=(RootWay.NOBODY,)):
+            pass
+
+
+@needs_root
+@pytest.mark.parametrize("binaries", ["", str(SYSTEM_15)], ids=["18", "15"])
+async def test_a_normal_user_runs_it(state_dir: Path, binaries: str) -> None:
+    """Nobody, with the system's Python, as that of the tests may lie in a closed home."""
+    spec = find_spec("trio")
+    packages = Path(spec.origin).parents[1]
+    reachable = subprocess.run(
+        [SYSTEM_PYTHON, "-c", "import trio, structlog; from pathlib import Path; import sys\n"
+         "raise SystemExit(not Path(sys.argv[1]).exists())", DAEMON_LIKE],
+        env={"PYTHONPATH": str(packages)}, user=NOBODY, group=NOBODY, check=False,
+        capture_output=True, cwd="/",
+    )  # fmt: skip
+    if reachable.returncode != 0:
+        pytest.skip("no Python, or no packages, that an unprivileged user can reach")
+    if binaries and not Path(binaries).is_dir():
+        pytest.skip(f"no PostgreSQL 15: {binaries} is not installed")
+    home = state_dir / "home"
+    home.mkdir(mode=0o700)
+    os.chown(home, NOBODY, NOBODY)
+    async with daemon(
+        str(home / "state" / "postgres"),
+        binaries,
+        python=SYSTEM_PYTHON,
+        user=NOBODY,
+        group=NOBODY,
+        cwd="/",
+        env={"PYTHONPATH": f"{PROJECT / 'daemon'}:{packages}", "PATH": os.environ["PATH"]},
+    ) as (process, (pid, version, dsn)):
+        assert version.startswith("15." if binaries else "18.")
+        assert Path(f"/proc/{pid}").stat().st_uid == NOBODY
+        assert await ask(dsn, "select 1") == 1
+        process.kill()
+        with trio.fail_after(20):
+            await wait_pid(int(pid))

@@ -1,0 +1,183 @@
+"""Values to put into a store: small, complete, and different where a name says so."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from custosd.core.agents import AgentId, AgentRef, AgentState, RunId
+from custosd.core.facts import (
+    AgentSeen,
+    DaemonStarted,
+    DaemonStopped,
+    Entry,
+    Fact,
+    FactsDropped,
+    SourceTroubled,
+    StandingChanged,
+    StateChanged,
+    SweepFinished,
+    TrajectoryAdvanced,
+    TrajectoryRewound,
+    VerdictReached,
+)
+from custosd.core.signals import Severity, Signal, SignalKind
+from custosd.core.trajectory import Activity, Constraint, TrajectoryDigest
+from custosd.core.transcript import RunEnd, Usage
+from custosd.core.verdicts import (
+    JudgedBy,
+    Judgement,
+    Phase,
+    Standing,
+    SteeringKind,
+    SteeringReason,
+    Verdict,
+)
+from custosd.ports import DaemonBeat, Progress, RunProgress, TranscriptPosition
+
+NOON = datetime(2026, 3, 14, 12, 0, 0, 123456, tzinfo=UTC)
+DAY = timedelta(days=1)
+MINUTE = timedelta(minutes=1)
+
+ADA = AgentRef(AgentId("claude:ada"), RunId("ada-1"))
+ADA_AGAIN = AgentRef(AgentId("claude:ada"), RunId("ada-2"))
+BOB = AgentRef(AgentId("codex:bob"), RunId("bob-1"))
+
+HOSTILE = (
+    "nul \0, lone \ud800 and \udfff, mark \ufdd0d800 \ufdd0, quote \" ' \\ {,}, 日本 🦊 \x1b[31m"
+)
+"""Text with everything that a database, JSON or an array literal may trip over."""
+
+
+def ref(n: int) -> AgentRef:
+    return AgentRef(AgentId(f"claude:agent-{n:05}"), RunId(f"run-{n:05}"))
+
+
+def digest(steps: int = 3, text: str = "") -> TrajectoryDigest:
+    return TrajectoryDigest(
+        fingerprint=f"fingerprint-{steps}",
+        goal=f"make the tests pass {text}",
+        constraints=(
+            Constraint(f"do not touch the lock file {text}", 0),
+            Constraint("no network", 1, lifted_step=2, set_utc=NOON, lifted_utc=NOON + MINUTE),
+        ),
+        focus=f"reading {text}",
+        phase=Phase.TESTING,
+        activity=Activity.WORKING,
+        waiting_on="",
+        steps=steps,
+        errors=1,
+        edits=2,
+        tests_run=1,
+        tests_passed_at=None,
+        last_edit_at=2,
+        claim=text,
+        end=None,
+        files=("a.py", f"b {text}.py"),
+        written=("a.py",),
+        usage=Usage(100, 20, 5, 0.1),
+        last_step_utc=NOON,
+    )
+
+
+def position(key: str = "claude/ada", offset: int = 1_000) -> TranscriptPosition:
+    return TranscriptPosition(
+        key, f"/home/ada/{key}.jsonl", "claude_code", "ada-1", offset, b"\0\xff" + key.encode()[:9]
+    )
+
+
+def run(
+    of: AgentRef = ADA,
+    steps: int = 3,
+    *,
+    thread: str = "",
+    parent: str = "",
+    state: AgentState = AgentState.RUNNING,
+    seen_utc: datetime = NOON,
+    grown_utc: datetime = NOON,
+    end: RunEnd | None = None,
+) -> RunProgress:
+    fold = f"fold of {steps}".encode() + bytes(range(256))
+    told = replace(digest(steps), end=end)
+    return RunProgress(of, thread, parent, state, told, fold, seen_utc, grown_utc)
+
+
+def progress(*runs: RunProgress, key: str = "claude/ada", offset: int = 1_000) -> Progress:
+    return Progress(position(key, offset), runs)
+
+
+def signal(kind: SignalKind = SignalKind.REPEATING, text: str = "") -> Signal:
+    return Signal(kind, Severity.ALARM, (3, 5, 8), 4.0, 3.0, f"read a.py {text}", ("claude:b",))
+
+
+def verdict(
+    id_: str = "verdict-1",
+    of: AgentRef = ADA,
+    at_utc: datetime = NOON,
+    *,
+    standing: Standing = Standing.STUCK,
+    text: str = "",
+) -> Verdict:
+    judgement = Judgement(
+        standing=standing,
+        phase=Phase.DEBUGGING,
+        alignment=0.25,
+        confidence=1.0,
+        needs_steering=True,
+        steering_kind=SteeringKind.CORRECTION,
+        steering_reason=SteeringReason.STUCK,
+        message=f"look at the error first {text}",
+        summary=f"runs the same test again {text}",
+        focus=text,
+        goal=text,
+        evidence=(3, 5, 8),
+    )
+    by = JudgedBy("rules", "none", "p1", "hash", Usage(1, 2, 3, 0.004), 1.5)
+    signals = (signal(text=text), signal(SignalKind.ERRORS))
+    return Verdict(id_, of, at_utc, 9, judgement, signals, by, ("metrics", text))
+
+
+def bare_verdict(id_: str, of: AgentRef = ADA, at_utc: datetime = NOON) -> Verdict:
+    """A verdict of which nothing is known but that there is none."""
+    said = Judgement(Standing.UNKNOWN, unknown_reason="judge_timeout")
+    return Verdict(id_, of, at_utc, 0, said, (), JudgedBy("model"))
+
+
+def entry(id_: str, fact: Fact, at_utc: datetime = NOON) -> Entry:
+    return Entry(id_, at_utc, fact)
+
+
+def verdict_entries(verdicts: Iterable[Verdict]) -> list[Entry]:
+    return [entry(f"entry-{v.id}", VerdictReached(v), v.at_utc) for v in verdicts]
+
+
+def seen(of: AgentRef = ADA, at_utc: datetime = NOON) -> AgentSeen:
+    return AgentSeen(of, "claude_code", "/home/ada/claude/ada.jsonl", "claude:parent", at_utc)
+
+
+def standing_changed(after: Standing, of: AgentRef = ADA) -> StandingChanged:
+    return StandingChanged(of, Standing.UNKNOWN, after, "verdict-1")
+
+
+def state_changed(after: AgentState, of: AgentRef = ADA) -> StateChanged:
+    return StateChanged(of, AgentState.STARTING, after, "its transcript grew")
+
+
+def one_fact_of_each_kind(text: str = "") -> list[Fact]:
+    return [
+        DaemonStarted("0.1.0", 42),
+        DaemonStopped(f"SIGTERM {text}"),
+        seen(),
+        TrajectoryAdvanced(ADA, digest(text=text), 2, NOON),
+        TrajectoryRewound(ADA, 7),
+        VerdictReached(verdict(text=text)),
+        standing_changed(Standing.STUCK),
+        state_changed(AgentState.RUNNING),
+        SourceTroubled("garbled", f"/home/{text}", 12, ADA.agent),
+        SourceTroubled("unreadable", "/home", 0),
+        SweepFinished(10, 9, 8, 7, 6, 0.5),
+        FactsDropped(3),
+    ]
+
+
+def daemon_beat(name: str = "host:1", at_utc: datetime = NOON) -> DaemonBeat:
+    return DaemonBeat(name, 1, "0.1.0", NOON, at_utc, agents=3, sweeps=4)
