@@ -5,9 +5,10 @@ import tomllib
 from collections.abc import Iterator
 from typing import Any
 
-from custosd.config.lines import lines_of
 from hypothesis import given
 from hypothesis import strategies as st
+
+from custosd.config.lines import lines_of
 
 TRICKY = '''\
 # a = 1
@@ -148,9 +149,9 @@ def _paths(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str |
         yield from _paths(inner, (*path, part))
 
 
-@given(documents, st.booleans())
+@given(document=documents, literal=st.booleans())
 def test_all_keys_of_the_parser_have_a_line_and_no_others(
-    document: dict[str, Any], literal: bool
+    *, document: dict[str, Any], literal: bool
 ) -> None:
     text = _toml(document, literal=literal)
     found = lines_of(text)

@@ -3,6 +3,9 @@
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from custosd.config.quantities import (
     DURATION_PATTERN,
     SIZE_PATTERN,
@@ -11,8 +14,6 @@ from custosd.config.quantities import (
     parse_duration,
     parse_size,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 @given(st.floats(min_value=0, allow_nan=False, allow_infinity=False, allow_subnormal=True))
@@ -59,11 +60,31 @@ def test_durations(text: object, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["", " ", "30", "s", "-1s", "30m1h", "1h1h", "1e3s", "1.s", ".5s", "٣s", "1s\n2", True, None, -1,
-     float("nan"), float("inf"), 10**400, "1" * 399 + "d", [30]],
+    [
+        "",
+        " ",
+        "30",
+        "s",
+        "-1s",
+        "30m1h",
+        "1h1h",
+        "1e3s",
+        "1.s",
+        ".5s",
+        "٣s",
+        "1s\n2",
+        True,
+        None,
+        -1,
+        float("nan"),
+        float("inf"),
+        10**400,
+        "1" * 399 + "d",
+        [30],
+    ],
 )
 def test_no_durations(value: object) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="duration"):
         parse_duration(value)
 
 
@@ -88,7 +109,7 @@ def test_sizes(text: object, size: int) -> None:
     "value", ["", "10", "10M", "10mib", "-1B", "1.5B", "MiB", 1.0, True, -1, 1 << 63, None]
 )
 def test_no_sizes(value: object) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"size|bytes"):
         parse_size(value)
 
 
@@ -103,5 +124,9 @@ def test_durations_are_written_in_the_largest_unit_that_divides_them(
 
 def test_sizes_are_written_in_the_largest_unit_that_divides_them() -> None:
     assert [format_size(n) for n in (16 << 20, 2 * 10**9, 1536, 7, 0)] == [
-        "16MiB", "2GB", "1536B", "7B", "0B",
+        "16MiB",
+        "2GB",
+        "1536B",
+        "7B",
+        "0B",
     ]

@@ -89,8 +89,8 @@ def _failed(kind: StepKind, *, raw_failed: bool, hundreds: int, listing: int) ->
 def _error(kind: StepKind, hundreds: int) -> ErrorClass:
     if kind is StepKind.EDIT:
         return ErrorClass.EDIT_REJECTED
-    # No traceback and no test report is that short: the shell could not start it.
-    return ErrorClass.MISSING_COMMAND if not hundreds else ErrorClass.OTHER
+    # No traceback and no test report has less than 200 characters: it could not start.
+    return ErrorClass.MISSING_COMMAND if hundreds <= 1 else ErrorClass.OTHER
 
 
 def _step(number: int, fields: list[Any], opened: str, listing: int) -> Step:

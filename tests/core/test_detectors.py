@@ -9,10 +9,12 @@ from custosd.core.detectors import next_quiet_deadline, question_hash, signals
 from custosd.core.signals import Severity, SignalKind
 from custosd.core.transcript import (
     Asked,
+    EditRange,
     Ended,
     ErrorClass,
     RunEnd,
     Spent,
+    StepKind,
     TranscriptEvent,
     Usage,
     Waiting,
@@ -30,6 +32,7 @@ from tests.core.trajectories import (
     run,
     said,
     search,
+    step,
     submit,
     write,
 )
@@ -228,6 +231,30 @@ HEALTHY: dict[str, list[TranscriptEvent]] = {
         run("make b", "no b", ErrorClass.EXIT_CODE),
         run("make c", "built"),
     ],
+    "waiting for a build whose answer does not change": [
+        run("sleep 60 && gh run view", "running") for _ in range(8)
+    ],
+    "reading one file in parts by line numbers": [
+        read("big.py", "part with the same shape", f"{i}00,{i}99") for i in range(8)
+    ],
+    "reading the same file now and then": [
+        event
+        for c in "abcde"
+        for event in (
+            read("GUIDE.md", "rules"),
+            *(read(f"{c}{i}.py", f"{c * i}") for i in range(12)),
+        )
+    ],
+    "many edits of one file in one step": [
+        step(
+            StepKind.EDIT,
+            "multi_edit",
+            f"multi {i}",
+            "done",
+            edits=tuple(EditRange("a.py", n, n + 9) for n in range(1, 9)),
+        )
+        for i in range(3)
+    ],
     "polling a build whose answer changes": [
         run("gh run view", f"job {c} running") for c in "abcdefgh"
     ],
@@ -296,6 +323,15 @@ HEALTHY: dict[str, list[TranscriptEvent]] = {
         asked("Don't touch setup.py."),
         asked("You can now edit setup.py."),
         write("setup.py", "x"),
+    ],
+    "a constraint with a condition": [
+        asked("If main.py has tests in it, you should not edit them, but you can run main.py."),
+        write("main.py", "x"),
+    ],
+    "an answer handed in, no edit": [
+        asked("Find the flag."),
+        read("a.py"),
+        step(StepKind.SUBMIT, "submit", "submit flag{found}"),
     ],
     "a constraint with an exception": [
         asked("Don't edit anything except src/parser.py."),

@@ -146,7 +146,7 @@ def test_a_pipe_hides_the_exit_code_but_not_the_summary() -> None:
 def test_flag_then_exit_code_then_text_decide(
     text: str,
     exit_code: int | None,
-    failed: bool | None,
+    failed: bool | None,  # noqa: FBT001 - a case of the table
     expected: tuple[Result, ErrorClass | None],
 ) -> None:
     assert outcome(text, exit_code, StepKind.RUN, failed=failed) == expected

@@ -183,6 +183,36 @@ async def test_a_rewritten_transcript_is_told_again_from_its_start(
     assert await stored_steps(store) == {AgentId("scripted:a"): 1}
 
 
+async def test_a_fork_of_a_session_is_an_agent_of_its_own_before_and_after_a_restart(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, now_utc: Callable[[], datetime]
+) -> None:
+    """Two files name one session and go different ways: their steps are not mixed."""
+    store = MemoryStore()
+    one, two = [*opened("a"), step(1)], [*opened("a"), step(2), step(3)]
+    for more in (0, 1):
+        async with trio.open_nursery() as life:
+            ingestion = Ingestion(life, now_utc, store, await store.restore())
+            for key, events in (("/t/one", one), ("/t/two", two)):
+                ingestion.source.grow(key, *events, *([step(9)] * more))
+                await ingestion.told()
+            life.cancel_scope.cancel()
+    counts = await stored_steps(store)
+    assert counts.pop(AgentId("scripted:a")) == 2
+    assert list(counts.values()) == [3]
+
+
+async def test_troubles_of_no_transcript_make_no_transcript(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, now_utc: Callable[[], datetime]
+) -> None:
+    store = MemoryStore()
+    ingestion = Ingestion(nursery, now_utc, store)
+    with capture_logs():
+        ingestion.source.trouble("", Incident("link_refused", "/t/x"))
+        facts = await ingestion.told()
+    assert facts == [SourceTroubled("link_refused", "/t/x", 0)]
+    assert (await store.restore()).positions == ()
+
+
 async def test_what_is_wrong_with_a_transcript_is_told_and_the_rest_goes_on(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, now_utc: Callable[[], datetime]
 ) -> None:

@@ -52,7 +52,8 @@ async def main():
         await nursery.start(feed_watchdog, pulses, lambda: "watching 0 agents, \u00fcberall",
                             manager, 10, 0.5)
         manager.ready()
-        log.warning("toy.ready", run=os.environ["RUNTIME_DIRECTORY"], home=os.access("/home", os.R_OK))
+        log.warning("toy.ready", run=os.environ["RUNTIME_DIRECTORY"],
+                    home=os.access("/home", os.R_OK))
         await stopping.stop.wait()
         manager.stopping("draining")
         await trio.sleep(0.3)

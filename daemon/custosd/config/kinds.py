@@ -321,6 +321,8 @@ class AbsolutePath(Kind):
     def parse(self, value: object) -> Path | None:
         if isinstance(value, Path):
             value = str(value)
+        if value is None and self.optional:
+            return None
         if not isinstance(value, str) or not value.isprintable():
             raise Refused
         if not value and self.optional:

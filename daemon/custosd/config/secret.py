@@ -52,12 +52,14 @@ class Secret:
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except (OSError, ValueError) as error:
             raise self._refused("a file that can be read", _words(error)) from error
-        with os.fdopen(fd, "rb") as file:
+        try:
             self._check(os.fstat(fd))
-            try:
+            with os.fdopen(fd, "rb", closefd=False) as file:
                 data = file.read(LONGEST_BYTES + 1)
-            except OSError as error:
-                raise self._refused("a file that can be read", _words(error)) from error
+        except OSError as error:
+            raise self._refused("a file that can be read", _words(error)) from error
+        finally:
+            os.close(fd)
         if len(data) > LONGEST_BYTES:
             raise self._refused(f"at most {LONGEST_BYTES} bytes", "is this the right file?")
         try:

@@ -297,7 +297,6 @@ class TranscriptSettings(Section):
         """See `Section.conflicts`."""
         yield from super().conflicts()
         yield from in_order(self, "settle_s", "rescan_s")
-        yield from in_order(self, "blind_rescan_s", "rescan_s")
         yield from in_order(
             self, "checkpoint_s", "rescan_s", why="else files are read again before it is stored"
         )

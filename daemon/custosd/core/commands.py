@@ -589,7 +589,7 @@ def _tests(target: str) -> bool:
 
 
 _TEST_TARGET = re.compile(
-    r"(?:unit|integration|e2e|all|check)?[-_:]?tests?\b(?![-_:]?(?:data|env))"
+    r"(?:unit|integration|e2e|all|check)?[-_:]?tests?(?![a-z])(?![-_:]?(?:data|env))"
 )
 
 _INSTALLING_SUBS = frozenset(

@@ -112,10 +112,10 @@ _CONFINES = re.compile(
     re.IGNORECASE,
 )
 _EXCEPT = re.compile(
-    r"\b(?:except|unless|other\s+than|but\s+not|apart\s+from|outside)\b", re.IGNORECASE
+    r"\b(?:except|unless|other\s+than|but\s+not|apart\s+from|outside|if)\b", re.IGNORECASE
 )
 _CLAUSE_END = re.compile(
-    r"\s(?:because|since|so\s+that|when|if|as\s+they|as\s+it|and\s+then)\b|[;:(]"
+    r"\s(?:but|because|since|so\s+that|when|if|as\s+they|as\s+it|and\s+then)\b|[;:(]"
 )
 _PATH = re.compile(
     r"[`'\"]?(?P<path>[\w@*-]*(?:/[\w.@*-]+)+/?|[\w@*-]+/|\.?[\w*-]+\.[A-Za-z]\w{0,5})[`'\"]?"
@@ -190,8 +190,8 @@ class Scope:
 def scope_of(constraint: str) -> Scope:
     """The part of a constraint that can be checked against written files, if any.
 
-    Sentences with an exception ("except", "unless") are left alone: to misread one
-    would accuse an agent that obeys.
+    Sentences with an exception or a condition ("except", "unless", "if") are left alone:
+    to misread one would accuse an agent that obeys.
     """
     if _EXCEPT.search(constraint):
         return Scope()

@@ -11,7 +11,7 @@ Laws:
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from custosd.core.history import Mark
+from custosd.core.history import STEPS_SHOWN, Mark
 from custosd.core.signals import Severity, Signal, SignalKind
 from custosd.core.topics import is_document, words_of
 from custosd.core.trajectory import Activity, Trajectory, TrajectoryDigest
@@ -19,6 +19,7 @@ from custosd.core.transcript import ErrorClass, RunEnd, StepKind, digest_of
 
 _SHOWN = 16
 _RECENT_STEPS = 8
+_REPEAT_SPAN = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +118,9 @@ def _in_force(trajectory: Trajectory, constraint: str) -> bool:
 def repeating(trajectory: Trajectory, limits: DetectorLimits) -> Signal | None:
     """REPEATING: the same effect again and again, with nothing relevant changed between.
 
-    Rule: verb, target and normalised result equal, `repeats` times since the world last
-    changed; the latest of them within the last 8 steps. Unit: occurrences. ALARM at
-    `repeats`, NOTE one before. Also a NOTE: the same write tried again within 8 steps,
+    Rule: verb, target and normalised result equal, `repeats` times within 16 steps and
+    since the world last changed; the latest of them within the last 8. Unit: occurrences.
+    ALARM at `repeats`, NOTE one before. Paging and polling are left out. Also a NOTE: the same write tried again within 8 steps,
     `repeats` times of late, as in cycles of refused, deleted, written. Does not say that
     the agent cannot get out of it.
     """
@@ -127,7 +128,9 @@ def repeating(trajectory: Trajectory, limits: DetectorLimits) -> Signal | None:
     if not limits.repeats:
         return None
     if effect and trajectory.steps - effect.steps[-1] <= _RECENT_STEPS:
-        count, steps = effect.times, effect.steps
+        steps = tuple(s for s in effect.steps if s > effect.steps[-1] - _REPEAT_SPAN)
+        # Only the latest steps are kept: a row that fills them has lasted longer.
+        count = effect.times if len(steps) == STEPS_SHOWN else len(steps)
         if count >= limits.repeats - 1:
             severity = Severity.ALARM if count >= limits.repeats else Severity.NOTE
             about = trajectory.repeat_about
@@ -238,7 +241,7 @@ def no_progress(trajectory: Trajectory, limits: DetectorLimits) -> Signal | None
     Rule: `no_progress_steps` steps since the last novel one. Unit: steps. SUSPICION at
     the limit, ALARM at twice. Also ALARM: work was handed in by a submitting tool with
     no edit ever taken, or with none but to scripts that the run created and ran itself,
-    where the goal does not ask for new files. An answer given in words needs no edit.
+    where the goal does not ask for new files. An answer given with it needs no edit.
     NOTE: `edit_gap_steps` steps since the last edit taken or test passed.
     """
     idle = trajectory.steps - 1 - trajectory.progress_step
@@ -270,6 +273,8 @@ def _edit_gap(trajectory: Trajectory, limits: DetectorLimits) -> Signal | None:
 
 
 def _empty_handed(trajectory: Trajectory) -> str:
+    if trajectory.answered:
+        return ""
     if not trajectory.edits:
         return "handed in without an edit"
     wrote = [record for record in trajectory.files.seen.values() if record.writes]

@@ -7,6 +7,7 @@ every agent: a few passes at C speed, and bounded looks at head and tail.
 
 import hashlib
 import re
+from collections.abc import Iterator
 
 from custosd.core.transcript import EXCERPT_CHARS, ErrorClass, Result, StepKind, Text
 
@@ -59,6 +60,11 @@ LOOSENED_BYTES = 600
 """Longer texts are made comparable by `_condensed`, which costs a fifth."""
 
 _CONDENSING = b"0123456789.,: \t\r\n\v\f"
+_HEX_RUN = re.compile(rb"hhhhhhh+(?:-hhhh+)*+")
+_TEMPORARY_NAME = re.compile(  # begins with its word, so that the search is for a word
+    rb"tmp(?:(?<=\btmp)[._-]?(?=[a-z_]*+[A-Z0-9_])[A-Za-z0-9_]{6,10}\b"
+    rb"|(?<=/tmp)(?:[A-Za-z0-9_]{6,10}\b|/[\w.-]*\d[\w.-]*))"
+)
 
 
 def _condensed(raw: bytes) -> bytes:
@@ -69,11 +75,23 @@ def _condensed(raw: bytes) -> bytes:
     """
     if b"\x1b" in raw:
         raw = _ANSI.sub(b"", raw)
-    if _SEVEN_HEX in raw.translate(_HEX):  # else there is neither an address nor a hash
-        raw = _HASH.sub(b"", _ADDRESS.sub(b"", raw))
     if b"tmp" in raw:
-        raw = _TEMPORARY.sub(b"", raw)
+        raw = _TEMPORARY_NAME.sub(b"", raw)
+    marked = raw.translate(_HEX)
+    if _SEVEN_HEX in marked:  # an address or a hash
+        raw = _without(raw, _HEX_RUN.finditer(marked))
     return raw.translate(None, _CONDENSING).replace(b"ms", b"s")
+
+
+def _without(raw: bytes, places: Iterator[re.Match[bytes]]) -> bytes:
+    parts: list[bytes] = []
+    at = 0
+    for place in places:
+        begin, end = place.span()
+        parts.append(raw[at:begin])
+        at = end
+    parts.append(raw[at:])
+    return b"".join(parts)
 
 
 def _collapsed(raw: bytes) -> bytes:
@@ -148,7 +166,7 @@ _TESTS_FAILED = re.compile(
 )
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _LAST_WORDS = re.compile(r"(?:[\w./-]{1,40}: )?(?:[Ee]rror|ERROR|fatal): ")
-_FAILURE_WORDS = ("failed", "FAIL", "failing", "failures", "# fail", "ERRORS!", " error")
+_FAILURE_WORDS = ("failed", "FAIL", "failing", "ailures", "# fail", "ERRORS!", " error")
 _COLLECTION_FAILED = re.compile(r"^(?:E\s+)?(\w+Error)\b", re.MULTILINE)
 _RAISED = re.compile(
     r"^(?:E   )?(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*(?:Error|Exception|Interrupt|Exit))(?::|$)",
@@ -268,7 +286,7 @@ _COMPLAINT_WORDS: dict[ErrorClass, tuple[str, ...]] = {
         r"has not returned in [\d.]+ s",
     ),
     ErrorClass.SYNTAX: (
-        r"^\s*(?:\w+)?SyntaxError: ",
+        r"^[ \t]*+\w*SyntaxError: ",
         r"^[^\s:]+:\d+:\d+: (?:fatal )?error: ",
         r"^error(?:\[E\d+\])?: ",
         r"\berror TS\d+: ",
@@ -421,26 +439,43 @@ def _raised(tail: str, *, anywhere: bool) -> ErrorClass | None:
     return _BY_EXCEPTION.get(raised[1], ErrorClass.EXCEPTION)
 
 
-_HINTS = (
-    *("error", "fail", "found", "no such", "denied", "cannot", "can't", "invalid", "unknown"),
-    *("not exist", "timed out", "timeout", "usage", "memory", "killed", "refused", "reset by"),
-    *("unreachable", "not returned", "not resolve", "resolution", "permitted", "no space"),
-    *("enospc", "quota", "[errno"),
-    *("occurrences", "verbatim", "replacement", "to replace", "modified since", "been read"),
-    *("not apply", "identical", "the same", "recognized", "no module", "required", "symbol"),
-    *("eacces", "eno", "read-only", "password", "rate limit", "429", "unauthorized", "hunk"),
-    *("forbidden", "authentication", "username", "econn", "etimed", "no route", "certificate"),
-    *("panic", "exception", "segmentation", "uncaught", "abort", "unhandled", "illegal"),
-    *("cannot", "unexpected", "bad_alloc", "package", "syntax"),
-)
-"""One of these (in lower case) is in every complaint: a cheap look before the dear one."""
+_NEEDS: dict[ErrorClass, tuple[str, ...]] = {
+    ErrorClass.EDIT_REJECTED: (
+        *("to replace not", "no replacement", "verbatim", "proposed edit", "been read yet"),
+        *("modified since", "failed to match", "hunk #", "not apply", "verification failed"),
+        *("matches of the string", "multiple occurrences", "0 occurrences"),
+        *("old_string and new_string", "failed to edit"),
+    ),
+    ErrorClass.MISSING_COMMAND: ("not found", "unknown command", "not recognized", "env: "),
+    ErrorClass.MISSING_MODULE: (
+        *("cannot find", "no module named", "error[e043", "no required module"),
+    ),
+    ErrorClass.MISSING_FILE: (*("no such file", "can't open file", "not exist", "not found"),),
+    ErrorClass.DISK_FULL: ("no space left", "enospc", "quota exceeded"),
+    ErrorClass.OUT_OF_MEMORY: ("killed", "out of memory", "cannot allocate", "bad_alloc"),
+    ErrorClass.PERMISSION: ("permi", "eacces", "password", "read-only"),
+    ErrorClass.RATE_LIMIT: ("429", "rate limit", "rate_limit", "usage limit"),
+    ErrorClass.AUTH: ("401", "authentication", "api key", "403", "username for"),
+    ErrorClass.NETWORK: (
+        *("not resolve", "connection re", "unreachable", "name resolution", "econnrefused"),
+        *("enotfound", "etimedout", "failed to connect", "no route", "ssl certificate"),
+    ),
+    ErrorClass.TIMEOUT: ("timed out", "timeout", "not returned in"),
+    ErrorClass.SYNTAX: ("error", "unexpected eof"),
+    ErrorClass.EXCEPTION: (
+        *("panic", "exception", "segmentation", "uncaught", "core dumped", "error: ", "unhandled"),
+    ),
+    ErrorClass.TOOL_MISUSE: (
+        *("unrecognized", "invalid", "unknown", "illegal option", "required", "usage: "),
+        *("inputvalidationerror", "unexpected argument"),
+    ),
+}
+"""One of these (in lower case) is in every complaint of the class: a cheap look first."""
 
 
 def _complaint(text: str) -> ErrorClass | None:
     lower = text.lower()
-    if not any(hint in lower for hint in _HINTS):
-        return None
     for kind, pattern in _COMPLAINTS:
-        if pattern.search(text):
+        if any(need in lower for need in _NEEDS[kind]) and pattern.search(text):
             return kind
     return None

@@ -100,6 +100,10 @@ _NOT_A_CHECK = frozenset(
     }
 )
 _LOOKS = frozenset({StepKind.READ, StepKind.SEARCH, StepKind.BROWSE})
+_POLLS = re.compile(
+    r"\bsleep\s+\d|^(?:sleep|wait\w*|watch|bash_?output|task_?output|write_stdin|poll\w*)\b",
+    re.IGNORECASE,
+)
 _ASKS = re.compile(
     r"\?\s*[\"'`*_)\]]*\s*\Z"
     r"|\bplease\s+(?:confirm|provide|clarify|choose|approve|advise|specify|tell\s+me)\b",
@@ -198,6 +202,7 @@ class Trajectory:
     waiting_on: str = ""
     claim: str = ""
     claims_done: bool = False
+    answered: bool = False
     end: RunEnd | None = None
     window: list[Mark] = field(default_factory=list[Mark])
     effects: EffectHistory = field(default_factory=EffectHistory)
@@ -407,6 +412,7 @@ class Trajectory:
         if step.kind is StepKind.SUBMIT and not failed:
             self.claims_done = True
             self.claim = printable(step.action.excerpt)[:CLAIM_CHARS]
+            self.answered = len(step.action.excerpt.split()) > 1
         elif step.kind is StepKind.ASK and step.result is Result.UNANSWERED:
             self.activity, self.waiting_on = Activity.WAITING, "human"
         self._mix("acted", step.key, step.action.digest, step.observation.digest, step.result)
@@ -450,7 +456,7 @@ class Trajectory:
         before = self.views.seen.get(key)
         view = self.views.note(key, number, self._relevant_world(step))
         apart = view.times > 1 and number - view.steps[-2] > 1
-        if apart and not _pages(step):
+        if apart and not step.edits and not _goes_on(step):
             self.stale += 1
             self.stale_steps = latest(self.stale_steps, number, 16)
         return before is None and not failed
@@ -468,7 +474,7 @@ class Trajectory:
     def _count_effect(self, step: Step, key: str, number: int, *, changed: bool) -> bool:
         """Count the step's effect; True if it was had before, nothing relevant since."""
         effect = self.effects.note(key, number, self._effect_world(step))
-        if changed or effect.times == 1 or _pages(step):
+        if changed or effect.times == 1 or _goes_on(step):
             return False
         self.repeated += 1
         self.repeats = effect
@@ -554,21 +560,23 @@ def _written(
             False,
         )
     content = (edit.digest or step.action.digest)[:12]
-    returned = content in record.contents
-    over = _overlaps(record, edit)
+    # Several edits of one file in one step are one rewriting, not many.
+    first = record.steps[-1:] != (number,)
+    returned = first and content in record.contents
+    over = first and _overlaps(record, edit)
     new = FileRecord(
         reads=record.reads,
         runs=record.runs,
         writes=record.writes + 1,
         creations=record.creations + edit.created,
         own=record.own or (edit.created and not record.reads and not record.writes),
-        rewrites=record.rewrites + 1 if over else 0,
+        rewrites=record.rewrites + 1 if over else 0 if first else record.rewrites,
         returns=record.returns + returned,
         first_line=edit.first_line,
         last_line=edit.last_line,
         written_step=record.written_step if returned else number,
         contents=(*(c for c in record.contents if c != content), content)[-CONTENTS_KEPT:],
-        steps=latest(record.steps, number) if over else (number,),
+        steps=latest(record.steps, number) if over else (number,) if first else record.steps,
     )
     return new, not returned
 
@@ -585,11 +593,15 @@ def _overlaps(record: FileRecord, edit: EditRange) -> bool:
 
 
 def attempt_key_of(step: Step) -> str:
-    """What a step tries: 16 hex digits, the contents that an edit writes, else the action."""
+    """What a step tries: 16 hex digits, the contents that an edit writes, else the action.
+
+    Numbers in an action are made equal, but not in a look: they say which page it shows.
+    """
     if step.edits:
         wrote = (f"{tail_of(e.path)}={e.digest or step.action.digest}" for e in step.edits)
         return digest_of("\x1f".join(wrote))
-    return digest_of(f"{step.verb}\x1f{step.action.loose_digest}")
+    action = step.action.digest if step.kind in _LOOKS else step.action.loose_digest
+    return digest_of(f"{step.verb}\x1f{action}")
 
 
 def effect_key_of(step: Step) -> str:
@@ -605,8 +617,9 @@ def effect_key_of(step: Step) -> str:
     return digest_of(f"{attempt_key_of(step)}\x1f{outcome}")
 
 
-def _pages(step: Step) -> bool:
-    return step.verb in PAGING_VERBS
+def _goes_on(step: Step) -> bool:
+    """Whether the same call again is no repetition: it pages on, or waits for something."""
+    return step.verb in PAGING_VERBS or bool(_POLLS.search(step.verb + " " + step.action.excerpt))
 
 
 def _known(step: int) -> int | None:

@@ -96,6 +96,8 @@ class Intake:
             a.ref.agent: _Run(a.ref, "", a.parent, a.seen_utc, a.state, a.grown_utc or a.seen_utc)
             for a in restored.agents
         }
+        keys = {p.path: p.key for p in restored.positions}
+        self._owners = {a.ref: keys[a.path] for a in restored.agents if a.path in keys}
         self._unsaved: dict[str, tuple[TranscriptPosition, set[AgentId]]] = {}
         self._refused: set[str] = set()
 
@@ -116,11 +118,20 @@ class Intake:
             opened = next((e for e in growth.events if isinstance(e, Opened) and e.session), None)
             agent = opened.agent if opened else ""
             session = opened.session if opened else f"file-{digest_of(position.path)}"
+            if self._is_taken(replace(position, agent=agent, session=session), growth):
+                # A fork of a session: its own agent, for its steps are not the other's.
+                agent, session = "", f"{session}~{digest_of(position.key)[:6]}"
             if growth.events:
                 self._names[position.key] = (agent, session)
         else:
             agent, session = self._names[position.key]
         return replace(position, agent=agent, session=session)
+
+    def _is_taken(self, position: TranscriptPosition, growth: Growth) -> bool:
+        """Whether another transcript already tells of a run that this one wants to tell of."""
+        threads = {e.thread for e in growth.events if not isinstance(e, Unread)}
+        owners = {self._owners.get(reference(position, t), position.key) for t in threads}
+        return not owners <= {position.key}
 
     def refs(self, growth: Growth) -> dict[str, AgentRef]:
         """Which agents a growth is about, by thread."""
@@ -151,7 +162,8 @@ class Intake:
 
     def take(self, growth: Growth) -> list[Fact]:
         """Fold one growth; returns what happened, in order. Never raises, never waits."""
-        if growth.position.key in self._refused:
+        # A growth without a key tells of troubles that are no transcript's.
+        if not growth.position.key or growth.position.key in self._refused:
             return []
         position = self.named(growth)
         facts: list[Fact] = []
@@ -185,6 +197,7 @@ class Intake:
         thread = "" if isinstance(event, Unread) else event.thread
         parent = reference(position, "").agent if thread else ""
         now = self._now_utc()
+        self._owners[ref] = position.key
         self._runs[ref.agent] = _Run(
             ref, thread, parent, now, AgentState.STARTING, growth.grown_utc
         )

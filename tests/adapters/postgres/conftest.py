@@ -47,6 +47,25 @@ def state_dir() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def made_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory to copy: making one takes a second."""
+    made = tmp_path_factory.mktemp("made") / "postgres"
+
+    async def make() -> None:
+        async with embedded_postgres(made):
+            pass
+
+    trio.run(make)
+    return made
+
+
+@pytest.fixture
+def data_dir(state_dir: Path, made_data: Path) -> Path:
+    """A fresh server's data, in a state directory."""
+    return shutil.copytree(made_data, state_dir / "postgres")
+
+
+@pytest.fixture(scope="session")
 def postgres_server(postgres_version: str) -> Iterator[EmbeddedServer]:
     """One server for all tests; it runs on a thread with a trio of its own."""
     binaries = binaries_of(postgres_version)

@@ -207,16 +207,16 @@ insert into custosd.verdicts (shard, id, agent_id, run_id, at_utc, steps, standi
         needs_steering, judge)
     select shard, agent_id || '-' || n, agent_id, run_id, now() - n * interval '1 minute', 1,
         'stuck', 'testing', false, 'rules'
-    from custosd.runs cross join generate_series(1, 5) as n;
+    from custosd.runs cross join generate_series(1, 3) as n;
 insert into custosd.signals (shard, verdict_id, place, kind, severity, measure, threshold)
     select shard, id, 0, 'stale', 'note', 1, 1 from custosd.verdicts;
 insert into custosd.transcripts (shard, key, path, format, session, byte_offset, cursor)
     select shard, agent_id, '', '', '', 0, '' from custosd.agents;
-select custosd.prepare_fact_days(current_date - 3, 4);
+select custosd.prepare_fact_days(current_date - 2, 2);
 insert into custosd.facts (at_utc, shard, id, kind, agent_id, run_id, body)
     select current_date - n * interval '1 day' + interval '1 hour', shard, agent_id || n, 'k',
         agent_id, run_id, '{}'
-    from custosd.runs cross join generate_series(0, 3) as n;
+    from custosd.runs cross join generate_series(0, 2) as n;
 """
 
 

@@ -1,6 +1,9 @@
 """Finds PostgreSQL's programs: a configured folder, a wheel that carries them, or the system's."""
 
+import os
 import re
+import shutil
+import stat
 import subprocess
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -95,3 +98,34 @@ def _asked(folder: Path) -> Binaries | None:
         return None
     match = _VERSION.search(answer.stdout)
     return Binaries(folder, int(match[2]), match[1]) if match else None
+
+
+def copied(binaries: Binaries, target: Path) -> Binaries:
+    """The programs, copied to where any user can read them; once, as a whole or not at all.
+
+    A wheel's programs find their libraries beside their package, `NAME/INSTALL/bin` in
+    `NAME.libs`: the copy keeps that layout.
+    """
+    install = binaries.folder.parent
+    package = install.parent
+    kept = Path(package.name, install.name)
+    if not target.exists():
+        fresh = target.with_name(f".{target.name}.new")
+        if fresh.exists():
+            shutil.rmtree(fresh)
+        ignored = shutil.ignore_patterns("include", "*.a")
+        shutil.copytree(install, fresh / kept, symlinks=True, ignore=ignored)
+        libraries = package.with_name(f"{package.name}.libs")
+        if libraries.is_dir():
+            shutil.copytree(libraries, fresh / libraries.name, symlinks=True)
+        _open_to_all(fresh)
+        fresh.rename(target)
+    return Binaries(target / kept / binaries.folder.name, binaries.major, binaries.version)
+
+
+def _open_to_all(top: Path) -> None:
+    for root, _folders, files in os.walk(top):
+        Path(root).chmod(0o755)
+        for path in (Path(root, name) for name in files):
+            if not path.is_symlink():
+                path.chmod(0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import trio
 
-from custosd.adapters.postgres.binaries import Binaries, EmbeddedError
+from custosd.adapters.postgres.binaries import Binaries, EmbeddedError, copied
 from custosd.adapters.postgres.processes import NOBODY, Journal, Runner, run_to_end, wait_pid
 
 PORT = 5432
@@ -84,17 +84,22 @@ def _server_pid(data_dir: Path) -> int | None:
     note = data_dir / "postmaster.pid"
     try:
         pid = int(note.read_text().split("\n", 1)[0])
-        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except (OSError, ValueError):
+    except FileNotFoundError:
         return None
-    if _serves(pid, arguments, data_dir):
+    except ValueError:
+        pid = 0  # cut short by a loss of power
+    if _serves(pid, data_dir):
         return pid
-    # The server would take whoever has this pid now for another server.
+    # The server would stumble over it, or take whoever has this pid now for another server.
     note.unlink(missing_ok=True)
     return None
 
 
-def _serves(pid: int, arguments: list[bytes], data_dir: Path) -> bool:
+def _serves(pid: int, data_dir: Path) -> bool:
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
     if Path(os.fsdecode(arguments[0])).name not in {"postgres", "postmaster"}:
         return False
     with suppress(OSError):
@@ -177,29 +182,12 @@ def for_nobody(data_dir: Path, binaries: Binaries) -> Runner:
                 " choose a state directory such as /var/lib/custosd, or run as another user"
             )
     if not _reachable(binaries.folder.resolve()):
-        copy = state_dir / f"postgresql-{binaries.version}"
-        if not copy.exists():
-            _copied(binaries.folder.parent, copy)
-        binaries = Binaries(copy / "bin", binaries.major, binaries.version)
+        binaries = copied(binaries, state_dir / f"postgresql-{binaries.version}")
     return Runner(binaries, f"{uid}:{gid}", uid, gid)
 
 
 def _reachable(folder: Path) -> bool:
     return all(path.stat().st_mode & stat.S_IXOTH for path in (folder, *folder.parents))
-
-
-def _copied(source: Path, copy: Path) -> None:
-    fresh = copy.with_name(f".{copy.name}.new")
-    if fresh.exists():
-        shutil.rmtree(fresh)
-    shutil.copytree(source, fresh, symlinks=True, ignore=shutil.ignore_patterns("include"))
-    for root, _folders, files in os.walk(fresh):
-        Path(root).chmod(0o755)
-        for name in files:
-            path = Path(root, name)
-            if not path.is_symlink():
-                path.chmod(path.stat().st_mode | 0o444 | (path.stat().st_mode & 0o100 and 0o111))
-    fresh.rename(copy)
 
 
 def socket_folder(data_dir: Path) -> Path:

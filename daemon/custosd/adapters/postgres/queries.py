@@ -275,6 +275,7 @@ with old as (
         where later.shard = verdict.shard and later.agent_id = verdict.agent_id
             and later.run_id = verdict.run_id
             and (later.at_utc, later.id) > (verdict.at_utc, verdict.id))
+    order by verdict.at_utc
     limit {PRUNE_BATCH} for update of verdict skip locked
 ), gone as (
     delete from custosd.verdicts as verdict using old

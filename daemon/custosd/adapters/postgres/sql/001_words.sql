@@ -70,7 +70,7 @@ create domain custosd.restart_state as text
     constraint restart_state_known check (value in (
         'intended', 'running', 'succeeded', 'failed', 'abandoned'));
 
-create domain custosd.restart_step as text
+create domain custosd.restart_step as text collate "C"
     constraint restart_step_known check (value in (
         'lease', 'evidence', 'graceful_stop', 'forced_stop', 'verify_dead', 'spawn',
         'first_beat', 'hand_over'));

@@ -1,0 +1,460 @@
+"""The schema says what cannot be, holds the program's words, and has the indexes it needs."""
+
+import os
+import re
+from collections.abc import AsyncIterator
+from enum import StrEnum
+
+import pytest
+from tests.adapters.postgres.migrated import emptied, execute, fetch, fetchval, migrated_dsn
+
+from custosd.adapters.postgres.bridge import Database
+from custosd.adapters.postgres.embedded import EmbeddedServer
+from custosd.core.agents import AgentState
+from custosd.core.errors import StoreRefused
+from custosd.core.signals import Severity, SignalKind
+from custosd.core.transcript import RunEnd
+from custosd.core.verdicts import Phase, Standing, SteeringKind, SteeringReason
+
+pytestmark = pytest.mark.postgres
+
+
+@pytest.fixture(scope="session")
+def schema_dsn(postgres_server: EmbeddedServer) -> str:
+    return migrated_dsn(postgres_server.dsn, f"schema_{os.getpid()}")
+
+
+@pytest.fixture
+async def database(schema_dsn: str) -> AsyncIterator[Database]:
+    async with emptied(schema_dsn) as database:
+        yield database
+
+
+WORDS: dict[str, type[StrEnum] | set[str]] = {
+    "agent_state": AgentState,
+    "run_end": RunEnd,
+    "standing": Standing,
+    "phase": Phase,
+    "signal_kind": SignalKind,
+    "severity": Severity,
+    "steering_kind": SteeringKind,
+    "steering_reason": SteeringReason,
+    "intervention_state": {
+        *("proposed", "approved", "queued", "delivered"),
+        *("acknowledged", "acted", "expired", "failed"),
+    },
+    "restart_cause": {
+        *("crash", "killed", "out_of_memory", "usage_limit", "auth", "provider_outage"),
+        *("poison_task", "hang", "requested", "unknown"),
+    },
+    "restart_state": {"intended", "running", "succeeded", "failed", "abandoned"},
+    "restart_step": {
+        *("lease", "evidence", "graceful_stop", "forced_stop", "verify_dead", "spawn"),
+        *("first_beat", "hand_over"),
+    },
+    "step_state": {"running", "done", "skipped", "failed"},
+    "task_state": {"blocked", "ready", "claimed", "succeeded", "failed", "cancelled"},
+    "task_priority": {"critical", "high", "medium", "low"},
+}
+
+
+async def test_the_schema_knows_the_programs_words_and_no_others(database: Database) -> None:
+    """A word added to the core needs a migration: this test says which."""
+    found = await database.unit(
+        fetch,
+        "select t.typname as domain, pg_get_constraintdef(c.oid) as rule"
+        " from pg_constraint c join pg_type t on t.oid = c.contypid"
+        " where t.typnamespace = 'custosd'::regnamespace and c.conname like '%\\_known'",
+    )
+    stored = {row["domain"]: set(re.findall(r"'([a-z_]+)'::text", row["rule"])) for row in found}
+    assert stored == {name: set(map(str, words)) for name, words in WORDS.items()}
+
+
+# What is keyed by agent; everything else is not spread over shards.
+UNSHARDED = {"daemons", "leases", "migrations", "tasks", "task_edges"}
+
+
+async def test_every_key_of_an_agents_table_holds_its_shard(database: Database) -> None:
+    """What a distributed server asks for: keys, unique indexes and references have the shard."""
+    found = await database.unit(
+        fetch,
+        """
+        select t.relname as table, i.relname as name, array(
+            select a.attname from unnest(x.indkey::int[]) with ordinality as k (attnum, place)
+            join pg_attribute a on a.attrelid = t.oid and a.attnum = k.attnum order by place)
+            as columns, x.indisprimary as key
+        from pg_index x join pg_class t on t.oid = x.indrelid
+        join pg_class i on i.oid = x.indexrelid
+        where t.relnamespace = 'custosd'::regnamespace and x.indisunique
+        """,
+    )
+    checked = 0
+    for row in found:
+        if row["table"] in UNSHARDED:
+            continue
+        checked += 1
+        assert "shard" in row["columns"], row
+        if row["key"] and not row["table"].startswith("facts"):
+            assert row["columns"][0] == "shard", row
+    assert checked >= 12
+    references = await database.unit(
+        fetch,
+        "select conrelid::regclass::text as table, pg_get_constraintdef(oid) as rule"
+        " from pg_constraint where contype = 'f' and connamespace = 'custosd'::regnamespace",
+    )
+    for row in references:
+        if row["table"].removeprefix("custosd.") not in UNSHARDED:
+            assert row["rule"].startswith("FOREIGN KEY (shard, "), row
+
+
+async def test_every_reference_has_an_index_that_begins_with_it(database: Database) -> None:
+    """Deleting what is referred to never reads the referring table whole."""
+    missing = await database.unit(
+        fetch,
+        """
+        select c.conname from pg_constraint c
+        where c.contype = 'f' and c.connamespace = 'custosd'::regnamespace and not exists (
+            select from pg_index x where x.indrelid = c.conrelid
+            -- two columns are enough: the third is the run, and an agent has few
+            and (x.indkey::int2[])[0:least(2, cardinality(c.conkey)) - 1] = c.conkey[1:2])
+        """,
+    )
+    assert missing == []
+
+
+async def test_no_index_holds_what_is_updated_often(database: Database) -> None:
+    found = await database.unit(
+        fetch,
+        """
+        select t.relname as table, a.attname as column
+        from pg_index x join pg_class t on t.oid = x.indrelid
+        join pg_attribute a on a.attrelid = t.oid and a.attnum = any(x.indkey)
+        where t.relnamespace = 'custosd'::regnamespace
+        """,
+    )
+    indexed = {(row["table"], row["column"]) for row in found}
+    often = {
+        "runs": "state state_utc standing standing_utc steps grown_utc ended_utc end_reason path",
+        "trajectories": "digest fold",
+        "transcripts": "byte_offset cursor grown_utc path",
+        "daemons": "beat_utc agents sweeps",
+        "leases": "expires_utc fence",
+        "tasks": "lease_until_utc fence attempts",
+    }
+    for table, columns in often.items():
+        for column in columns.split():
+            assert (table, column) not in indexed
+            exists = await database.unit(
+                fetchval,
+                "select count(*) from information_schema.columns where table_schema = 'custosd'"
+                " and table_name = $1 and column_name = $2",
+                table,
+                column,
+            )
+            assert exists == 1, (table, column)
+
+
+async def test_names_are_ordered_by_bytes(database: Database) -> None:
+    """An index on names does not break when the locale's library is updated."""
+    found = await database.unit(
+        fetch,
+        """
+        select distinct t.relname, a.attname from pg_index x
+        join pg_class t on t.oid = x.indrelid
+        join pg_attribute a on a.attrelid = t.oid and a.attnum = any(x.indkey)
+        join pg_collation c on c.oid = a.attcollation
+        where t.relnamespace = 'custosd'::regnamespace and c.collname <> 'C'
+        """,
+    )
+    assert found == []
+
+
+# Rows: what an agent has, and one row of each table that later parts will write.
+
+_GROUND = """
+insert into custosd.agents (shard, agent_id, first_seen_utc, epoch) values (7, 'a', 'now', 1);
+insert into custosd.runs (shard, agent_id, run_id, epoch, seen_utc) values (7, 'a', 'r', 1, 'now');
+insert into custosd.verdicts (shard, id, agent_id, run_id, at_utc, steps, standing, phase,
+    needs_steering, judge) values (7, 'v', 'a', 'r', 'now', 3, 'stuck', 'testing', true, 'rules');
+"""
+
+ROWS: dict[str, dict[str, str]] = {
+    "agents": {"shard": "8", "agent_id": "'b'", "first_seen_utc": "now()"},
+    "runs": {"shard": "7", "agent_id": "'a'", "run_id": "'s'", "seen_utc": "now()"},
+    "transcripts": {
+        "shard": "1",
+        "key": "'k'",
+        "path": "''",
+        "format": "''",
+        "session": "''",
+        "byte_offset": "0",
+        "cursor": "''",
+    },
+    "verdicts": {
+        "shard": "7",
+        "id": "'w'",
+        "agent_id": "'a'",
+        "run_id": "'r'",
+        "at_utc": "now()",
+        "steps": "0",
+        "standing": "'unknown'",
+        "phase": "'unknown'",
+        "needs_steering": "false",
+        "judge": "'rules'",
+    },
+    "signals": {
+        "shard": "7",
+        "verdict_id": "'v'",
+        "place": "0",
+        "kind": "'stale'",
+        "severity": "'note'",
+        "measure": "1",
+        "threshold": "'Infinity'",
+    },
+    "facts": {"at_utc": "now()", "shard": "0", "id": "'f'", "kind": "'told'", "body": "'{}'"},
+    "interventions": {
+        "shard": "7",
+        "id": "'i'",
+        "agent_id": "'a'",
+        "run_id": "'r'",
+        "idempotency_key": "'key'",
+        "verdict_id": "'v'",
+        "kind": "'guidance'",
+        "message": "'read the error'",
+        "proposed_by": "'guardian'",
+        "proposed_utc": "now()",
+        "expires_utc": "now() + interval '30 minutes'",
+    },
+    "restarts": {
+        "shard": "7",
+        "id": "'x'",
+        "agent_id": "'a'",
+        "run_id": "'r'",
+        "idempotency_key": "'key'",
+        "cause": "'hang'",
+        "requested_by": "'liveness'",
+        "evidence": "'[]'",
+        "epoch": "1",
+        "intended_utc": "now()",
+    },
+    "tasks": {"id": "'t'", "title": "'a task'", "created_utc": "now()"},
+    "daemons": {
+        "name": "'d'",
+        "pid": "1",
+        "version": "'0'",
+        "started_utc": "now()",
+        "beat_utc": "now()",
+        "agents": "0",
+        "sweeps": "0",
+    },
+    "leases": {
+        "name": "'conductor'",
+        "owner": "'d'",
+        "fence": "1",
+        "taken_utc": "now()",
+        "expires_utc": "now() + interval '30 s'",
+    },
+}
+
+POSSIBLE: list[tuple[str, dict[str, str]]] = [
+    *((table, {}) for table in ROWS),
+    ("runs", {"ended_utc": "now()", "end_reason": "'submitted'"}),
+    ("interventions", {"state": "'approved'", "approved_utc": "now()", "approved_by": "'eve'"}),
+    (
+        "interventions",
+        {
+            "state": "'acted'",
+            "queued_utc": "now()",
+            "delivered_utc": "now()",
+            "channel": "'inbox'",
+            "acknowledged_utc": "now()",
+            "acted_utc": "now()",
+            "closed_utc": "now()",
+            "measured_utc": "now()",
+            "alignment_after": "0.5",
+        },
+    ),
+    ("interventions", {"hold_out": "true", "state": "'expired'", "closed_utc": "now()"}),
+    (
+        "restarts",
+        {"state": "'succeeded'", "next_epoch": "2", "ended_utc": "now()"},
+    ),
+    ("tasks", {"state": "'ready'", "ready_utc": "now()"}),
+    (
+        "tasks",
+        {
+            "state": "'claimed'",
+            "ready_utc": "now()",
+            "lease_owner": "'d'",
+            "lease_until_utc": "now()",
+            "fence": "1",
+            "attempts": "1",
+        },
+    ),
+]
+
+IMPOSSIBLE: list[tuple[str, dict[str, str], str]] = [
+    ("agents", {"shard": "256"}, "shard_range"),
+    ("agents", {"agent_id": "''"}, "name_given"),
+    ("agents", {"epoch": "-1"}, "agents_epoch"),
+    ("runs", {"state": "'zombie'"}, "agent_state_known"),
+    ("runs", {"standing": "'fine'"}, "standing_known"),
+    ("runs", {"agent_id": "'nobody'"}, "runs_agent_fk"),
+    ("runs", {"epoch": "1"}, "runs_epoch_unique"),
+    ("runs", {"ended_utc": "now()"}, "runs_end_complete"),
+    ("runs", {"end_reason": "'finished'"}, "runs_end_complete"),
+    ("runs", {"steps": "-1"}, "tally_range"),
+    ("transcripts", {"byte_offset": "-1"}, "tally_range"),
+    ("verdicts", {"alignment": "1.01"}, "fraction_range"),
+    ("verdicts", {"confidence": "'NaN'"}, "fraction_range"),
+    ("verdicts", {"id": "'v'"}, "verdicts_pk"),
+    ("verdicts", {"run_id": "'s'"}, "verdicts_run_fk"),
+    ("verdicts", {"steering_kind": "'threat'"}, "steering_kind_known"),
+    ("signals", {"verdict_id": "'w'"}, "signals_verdict_fk"),
+    ("signals", {"kind": "'doomed'"}, "signal_kind_known"),
+    ("facts", {"kind": "'Told You'"}, "facts_kind"),
+    ("facts", {"run_id": "'r'"}, "facts_run_of_agent"),
+    ("facts", {"body": "'[]'"}, "facts_body"),
+    ("interventions", {"state": "'sent'"}, "intervention_state_known"),
+    ("interventions", {"message": "''"}, "interventions_worded"),
+    ("interventions", {"expires_utc": "now()"}, "interventions_expires"),
+    ("interventions", {"state": "'approved'"}, "interventions_approved"),
+    ("interventions", {"state": "'queued'"}, "interventions_queued"),
+    ("interventions", {"state": "'delivered'"}, "interventions_delivered"),
+    (
+        "interventions",
+        {"state": "'acknowledged'", "delivered_utc": "now()", "channel": "'inbox'"},
+        "interventions_acknowledged",
+    ),
+    ("interventions", {"state": "'expired'"}, "interventions_closed"),
+    ("interventions", {"closed_utc": "now()"}, "interventions_closed"),
+    ("interventions", {"state": "'failed'", "closed_utc": "now()"}, "interventions_failed"),
+    ("interventions", {"hold_out": "true", "delivered_utc": "now()"}, "interventions_held_out"),
+    ("interventions", {"alignment_after": "0.5"}, "interventions_measured"),
+    ("interventions", {"verdict_id": "'w'"}, "interventions_verdict_fk"),
+    ("restarts", {"cause": "'mood'"}, "restart_cause_known"),
+    ("restarts", {"next_epoch": "1"}, "restarts_epoch_grows"),
+    ("restarts", {"state": "'running'"}, "restarts_running"),
+    ("restarts", {"state": "'succeeded'", "ended_utc": "now()"}, "restarts_succeeded"),
+    ("restarts", {"state": "'abandoned'"}, "restarts_ended"),
+    ("restarts", {"state": "'failed'", "ended_utc": "now()"}, "restarts_failed"),
+    ("tasks", {"state": "'paused'"}, "task_state_known"),
+    ("tasks", {"priority": "'urgent'"}, "task_priority_known"),
+    ("tasks", {"parent_id": "'t'"}, "tasks_no_own_parent"),
+    ("tasks", {"state": "'ready'"}, "tasks_ready"),
+    ("tasks", {"state": "'ready'", "ready_utc": "now()", "unmet": "1"}, "tasks_ready"),
+    ("tasks", {"lease_owner": "'d'", "lease_until_utc": "now()"}, "tasks_leased"),
+    ("tasks", {"lease_owner": "'d'"}, "tasks_lease_whole"),
+    ("tasks", {"attempts": "9"}, "tasks_attempts"),
+    ("tasks", {"state": "'succeeded'"}, "tasks_ended"),
+    ("tasks", {"state": "'failed'", "ended_utc": "now()"}, "tasks_failed"),
+    ("tasks", {"agent_id": "'a'"}, "tasks_agent_whole"),
+    ("leases", {"fence": "0"}, "leases_fence"),
+    ("leases", {"owner": "''"}, "name_given"),
+    ("leases", {"expires_utc": "now()"}, "leases_order"),
+    ("daemons", {"pid": "0"}, "daemons_pid"),
+]
+
+
+def insertion(table: str, changes: dict[str, str]) -> str:
+    row = ROWS[table] | changes
+    return f"insert into custosd.{table} ({', '.join(row)}) values ({', '.join(row.values())})"
+
+
+async def test_rows_that_can_be_are_accepted(database: Database) -> None:
+    for table, changes in POSSIBLE:
+        await database.unit(execute, _GROUND + insertion(table, changes))
+        await database.unit(execute, "delete from custosd.agents")
+        if table not in {"agents", "facts"}:
+            await database.unit(execute, f"delete from custosd.{table}")
+
+
+async def test_rows_that_cannot_be_are_refused(database: Database) -> None:
+    await database.unit(execute, _GROUND)
+    for table, changes, constraint in IMPOSSIBLE:
+        with pytest.raises(StoreRefused) as caught:
+            await database.unit(execute, insertion(table, changes))
+        assert caught.value.constraint == constraint, (table, changes)
+
+
+async def test_a_key_given_twice_acts_once(database: Database) -> None:
+    """One message for one key, one open restart for one agent."""
+    await database.unit(execute, _GROUND)
+    for table, again, constraint in (
+        ("interventions", {"id": "'j'"}, "interventions_once"),
+        ("restarts", {"id": "'y'"}, "restarts_once"),
+        ("restarts", {"id": "'y'", "idempotency_key": "'other'"}, "restarts_one_open"),
+    ):
+        await database.unit(execute, insertion(table, {}) + " on conflict do nothing")
+        with pytest.raises(StoreRefused) as caught:
+            await database.unit(execute, insertion(table, again))
+        assert caught.value.constraint == constraint
+    ended = "update custosd.restarts set state = 'abandoned', ended_utc = now()"
+    await database.unit(execute, ended)
+    again = {"id": "'y'", "idempotency_key": "'other'"}
+    await database.unit(execute, insertion("restarts", again))
+
+
+async def test_steps_of_a_restart_end_when_they_say_so(database: Database) -> None:
+    await database.unit(execute, _GROUND + insertion("restarts", {}))
+    step = "insert into custosd.restart_steps (shard, restart_id, step, state, started_utc"
+    await database.unit(execute, f"{step}) values (7, 'x', 'lease', 'running', now())")
+    for values, constraint in (
+        (") values (7, 'x', 'spawn', 'done', now())", "restart_steps_ended"),
+        (") values (7, 'x', 'lease', 'running', now())", "restart_steps_pk"),
+        (") values (7, 'x', 'prayer', 'running', now())", "restart_step_known"),
+        (") values (7, 'y', 'spawn', 'running', now())", "restart_steps_restart_fk"),
+        (", ended_utc) values (7, 'x', 'spawn', 'done', now(), now() - interval '1 s')", "order"),
+    ):
+        with pytest.raises(StoreRefused) as caught:
+            await database.unit(execute, step + values)
+        assert constraint in caught.value.constraint
+
+
+async def test_edges_join_two_tasks_that_are_there(database: Database) -> None:
+    for task in ("t", "u"):
+        await database.unit(execute, insertion("tasks", {"id": f"'{task}'"}))
+    edge = "insert into custosd.task_edges (task_id, depends_on) values "
+    await database.unit(execute, edge + "('t', 'u')")
+    for values, constraint in (
+        ("('t', 't')", "task_edges_no_self"),
+        ("('t', 'u')", "task_edges_pk"),
+        ("('t', 'nothing')", "task_edges_depends_fk"),
+        ("('nothing', 't')", "task_edges_task_fk"),
+    ):
+        with pytest.raises(StoreRefused) as caught:
+            await database.unit(execute, edge + values)
+        assert caught.value.constraint == constraint
+    await database.unit(execute, "delete from custosd.tasks where id = 'u'")
+    assert await database.unit(fetchval, "select count(*) from custosd.task_edges") == 0
+
+
+async def test_what_an_agent_had_goes_with_it_but_the_record_stays(database: Database) -> None:
+    await database.unit(execute, _GROUND)
+    for table in ("signals", "interventions", "restarts"):
+        await database.unit(execute, insertion(table, {}))
+    fact = {"shard": "7", "agent_id": "'a'", "run_id": "'r'"}
+    await database.unit(execute, insertion("facts", fact))
+    await database.unit(execute, "delete from custosd.verdicts")
+    kept = "select count(*) from custosd.interventions where verdict_id is null"
+    assert await database.unit(fetchval, kept) == 1
+    await database.unit(execute, "delete from custosd.agents")
+    for table in ("runs", "signals", "interventions", "restarts"):
+        assert await database.unit(fetchval, f"select count(*) from custosd.{table}") == 0
+    assert await database.unit(fetchval, "select count(*) from custosd.facts") == 1
+
+
+async def test_ready_tasks_and_claims_are_found_by_index(database: Database) -> None:
+    """Among 5,000 tasks that are done: the ready set and the claims read no table whole."""
+    await database.unit(
+        execute,
+        "insert into custosd.tasks (id, title, state, created_utc, ended_utc)"
+        " select 't' || n, '', 'succeeded', now(), now() from generate_series(1, 5000) as n",
+    )
+    await database.unit(execute, "analyze custosd.tasks", tx=False)
+    for state in ("ready", "claimed"):
+        found = await database.unit(
+            fetch, f"explain select id from custosd.tasks where state = '{state}'"
+        )
+        text = "\n".join(row["QUERY PLAN"] for row in found)
+        assert "Seq Scan" not in text

@@ -1,0 +1,97 @@
+"""The settings as values: made from Python, frozen, never impossible."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from custosd.config.section import Section, key_of, kind_of
+from custosd.config.settings import (
+    Config,
+    DaemonSettings,
+    EmbeddedSettings,
+    GuardianSettings,
+    RecorderSettings,
+    RootSettings,
+    StoreSettings,
+)
+from custosd.config.tree import Entry, entries
+
+
+def test_settings_are_made_by_attribute_names_and_take_the_defaults_for_the_rest() -> None:
+    settings = GuardianSettings(interval_s=30)
+    assert (settings.interval_s, settings.judge_timeout_s, settings.judge) == (30.0, 60.0, "rules")
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        Config().guardian.interval_s = 3  # type: ignore[misc]
+
+
+def test_what_is_impossible_together_is_refused_from_python_too() -> None:
+    with pytest.raises(ValidationError, match="judge_concurrency: expected at most concurrency"):
+        GuardianSettings(concurrency=3)
+    with pytest.raises(ValidationError, match="batch: expected at most queue"):
+        Config(recorder=RecorderSettings(batch=5, queue=4))
+    with pytest.raises(ValidationError, match=r"embedded\.data_dir: expected no such key"):
+        StoreSettings(dsn="postgresql://h", embedded=EmbeddedSettings(data_dir=Path("/d")))
+
+
+def test_a_refused_dsn_is_not_in_the_error() -> None:
+    with pytest.raises(ValidationError) as caught:
+        StoreSettings(dsn="postgresql://u:hunter2@h/d")
+    assert "hunter2" not in str(caught.value)
+
+
+KEYS = [entry for entry in entries() if entry.kind is not None]
+
+
+@pytest.mark.parametrize("entry", KEYS, ids=lambda entry: ".".join(entry.path))
+def test_every_key_says_what_it_means_and_has_a_default_or_an_example(entry: Entry) -> None:
+    assert re.fullmatch(r"[A-Z].*\.", entry.meaning)
+    assert entry.kind
+    assert entry.kind.parse(entry.example) is not NotImplemented
+    assert entry.required or entry.kind.plain(entry.kind.parse(entry.default)) == entry.default
+
+
+def test_the_unit_is_in_the_attribute_and_not_in_the_key() -> None:
+    """A duration ends in _s, a size in _bytes, and nothing else does."""
+
+    def check(section: type[Section]) -> None:
+        for name, field in section.model_fields.items():
+            kind = type(kind_of(field)).__name__
+            assert name.endswith("_s") == (kind == "Duration")
+            assert name.endswith("_bytes") == (kind == "Size")
+
+    for entry in entries():
+        if entry.section:
+            check(entry.section)
+    assert key_of("max_line_bytes") == "max_line"
+    assert key_of("spend_usd") == "spend_usd"
+
+
+@pytest.mark.parametrize(
+    ("state_dir", "env", "folder"),
+    [
+        ("/s", {"STATE_DIRECTORY": "/var/lib/custosd"}, "/s"),
+        ("", {"STATE_DIRECTORY": "/var/lib/custosd:/var/lib/b", "HOME": "/h"}, "/var/lib/custosd"),
+        ("", {"XDG_STATE_HOME": "/x", "HOME": "/h"}, "/x/custosd"),
+        ("", {"XDG_STATE_HOME": "x", "HOME": "/h"}, "/h/.local/state/custosd"),
+        ("", {"HOME": "/h"}, "/h/.local/state/custosd"),
+    ],
+)
+def test_the_state_folder_is_configured_else_systemds_else_the_users(
+    state_dir: str, env: dict[str, str], folder: str
+) -> None:
+    settings = DaemonSettings.model_validate({"state_dir": state_dir})
+    assert settings.state_folder(env) == Path(folder)
+
+
+def test_the_private_server_keeps_its_data_in_the_state_folder() -> None:
+    assert EmbeddedSettings().data_folder(Path("/s")) == Path("/s/postgres")
+    assert EmbeddedSettings(data_dir=Path("/d")).data_folder(Path("/s")) == Path("/d")
+
+
+def test_a_home_sign_is_expanded() -> None:
+    assert RootSettings(path=Path("~/a")).path == Path.home() / "a"
