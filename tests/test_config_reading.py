@@ -208,7 +208,7 @@ ONCE = "; each file is followed once; keep one root, with all the patterns it ne
             'a.toml:4: transcripts.root[1] = "/b": expected a table [[transcripts.root]]',
         ),
         (
-            "[[transcripts.root]]\nname = 'x'",
+            "[[transcripts.root]]\nformat = 'pi'",
             (
                 "a.toml:1: transcripts.root[0].path: expected the absolute path of a folder"
                 " (~ is expanded); the key is missing"
@@ -295,13 +295,6 @@ ONCE = "; each file is followed once; keep one root, with all the patterns it ne
             (
                 "a.toml:3: recorder.queue = 10: expected at least recorder.batch (20);"
                 " a batch must fit into the queue"
-            ),
-        ),
-        (
-            "[transcripts]\ncheckpoint = '20s'",
-            (
-                'a.toml:2: transcripts.checkpoint = "20s": expected at most transcripts.rescan (10s);'
-                " else files are read again before it is stored"
             ),
         ),
         (

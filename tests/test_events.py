@@ -68,7 +68,8 @@ def events_in_code(source: str, place: str) -> tuple[dict[str, Event], list[str]
             if keyword.arg is None:
                 event.open = True
             elif keyword.arg in RESERVED:
-                wrong.append(f"{where}: the field name `{keyword.arg}` is the daemon's own")
+                name = f"`{keyword.arg}`"
+                wrong.append(f"{where}: the field name {name} is the daemon's own; say whose it is")
             elif keyword.arg != "exc_info":
                 event.fields.add(keyword.arg)
     wrong += [

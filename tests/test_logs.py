@@ -244,11 +244,11 @@ def test_what_does_not_exist_is_refused():
 def test_a_reader_that_does_not_read_costs_lines_and_no_time():
     """A full pipe drops lines; when it is read again the loss is told, and no line is torn."""
     reader, writer = os.pipe()
-    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 8192)
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 16384)
     with os.fdopen(reader, "rb", buffering=0) as source, os.fdopen(writer, "w") as sink:
         writer_lines = configure_logging("json", "info", stream=sink)
         for n in range(100):
-            log.info("agent.seen", n=n, filler="x" * 3000)
+            log.info("agent.seen", n=n, filler="x" * 6000)
         counted = writer_lines.statistics()
         assert 0 < counted.written < 10
         assert counted.dropped == 100 - counted.written

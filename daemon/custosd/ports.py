@@ -107,13 +107,18 @@ class Store(Protocol):
     """
 
     async def restore(self) -> Restored:
-        """All agents with their latest run, verdict and standing, and all positions."""
+        """All agents with their latest run, its verdict and standing, and all positions.
+
+        The latest run of an agent is the one whose first progress came last; a run
+        of which only the record speaks is the latest only where there is no other.
+        """
         ...
 
     async def save_progress(self, batch: Sequence[Progress]) -> None:
         """Store positions with the runs folded up to them, in one transaction.
 
-        A run met for the first time is created, and its agent with it.
+        A run met for the first time is created, and its agent with it. Where one
+        transcript or run comes twice in a batch, its last word stays.
         """
         ...
 
@@ -124,14 +129,17 @@ class Store(Protocol):
     async def record(self, entries: Sequence[Entry]) -> None:
         """Append to the record; verdicts, signals, standings and states go to their tables.
 
-        An entry whose id is known already is left as it is.
+        An entry whose id is known already is left as it is. Of changes of state and
+        standing the latest by its own time stays, in whatever order they come. Agents
+        and runs that are not known yet are created with what the entries tell. A bad
+        entry refuses its whole batch (`StoreRefused`): halve it to find the one.
         """
         ...
 
     async def recent_verdicts(
         self, agents: Collection[AgentId], limit: int
     ) -> Mapping[AgentId, tuple[Verdict, ...]]:
-        """The last `limit` verdicts of each of these agents, newest first, in one query."""
+        """The last `limit` verdicts of each of these agents, newest first; () where none."""
         ...
 
     async def recent_entries(self, agent: AgentId | None, limit: int) -> tuple[Entry, ...]:
@@ -151,7 +159,11 @@ class Store(Protocol):
         ...
 
     async def prune(self, limits: RetentionLimits) -> Pruned:
-        """Drop what is older than the limits; never a run that grew since."""
+        """Drop what is older than the limits, in bounded units; never a run that grew since.
+
+        Facts go by whole days (UTC); each run keeps its last verdict; a transcript goes
+        when all its runs are gone, one of which no run was ever told stays.
+        """
         ...
 
 

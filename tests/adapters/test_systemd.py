@@ -86,7 +86,7 @@ def test_every_word_of_the_protocol_is_said_in_order(case: Case):
         {"STATUS": "watching 4 agents"},
         {"RELOADING": "1"},
         {"READY": "1"},
-        {"STOPPING": "1", "STATUS": "draining"},
+        {"STOPPING": "1", "WATCHDOG_USEC": "0", "STATUS": "draining"},
     ]
     manager.close()
 
@@ -165,6 +165,13 @@ def test_the_watchdog_is_ours_only_if_it_names_us(usec, pid, expected):
     environ = {"WATCHDOG_USEC": usec} | ({"WATCHDOG_PID": pid} if pid else {})
     assert ServiceManager(environ).watchdog_s == expected
     assert environ == {}
+
+
+def test_a_daemon_that_nobody_watches_says_nothing_of_a_watchdog(listener: Listener):
+    manager = ServiceManager({"NOTIFY_SOCKET": str(listener.path)})
+    assert manager.stopping()
+    assert listener.messages() == [{"STOPPING": "1"}]
+    manager.close()
 
 
 def test_the_time_of_a_reload_is_the_monotonic_clocks(real: ServiceManager, listener: Listener):

@@ -4,6 +4,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from tests.core.trajectories import (
+    LIMITS,
+    asked,
+    ever,
+    failing,
+    folded,
+    found,
+    passing,
+    read,
+    refused,
+    remove,
+    run,
+    said,
+    search,
+    step,
+    submit,
+    write,
+)
 
 from custosd.core.detectors import next_quiet_deadline, question_hash, signals
 from custosd.core.signals import Severity, SignalKind
@@ -18,23 +36,6 @@ from custosd.core.transcript import (
     TranscriptEvent,
     Usage,
     Waiting,
-)
-from tests.core.trajectories import (
-    LIMITS,
-    asked,
-    ever,
-    failing,
-    folded,
-    found,
-    passing,
-    read,
-    refused,
-    run,
-    said,
-    search,
-    step,
-    submit,
-    write,
 )
 
 GOAL = asked("Fix the crash in src/parser.py when the input is empty.")
@@ -68,6 +69,27 @@ def test_deleting_and_creating_the_same_file_in_turn_is_a_repetition() -> None:
         write("reproduce.py", "the same", created=True),
     ]
     assert SignalKind.REPEATING in ever(cycle * 4, Severity.ALARM)
+
+
+def test_deleting_told_as_an_edit_and_creating_the_same_file_is_a_repetition() -> None:
+    cycle = [remove("reproduce.py"), write("reproduce.py", "the same", created=True)]
+    assert SignalKind.REPEATING in ever(cycle * 4, Severity.ALARM)
+
+
+def test_deleting_what_was_forbidden_is_an_alarm() -> None:
+    assert SignalKind.SCOPE in found(asked("Don't touch setup.py."), remove("setup.py"))
+
+
+def test_tidying_up_does_not_make_a_failing_run_forgotten() -> None:
+    script = [
+        GOAL,
+        write("repro.py", "x", created=True),
+        write("src/parser.py", "y"),
+        run("python repro.py", "Traceback", ErrorClass.EXCEPTION, files=("repro.py",)),
+        remove("repro.py"),
+        said("Fixed."),
+    ]
+    assert found(*script)[SignalKind.UNTESTED_CLAIM].severity is Severity.ALARM
 
 
 def test_creating_a_file_anew_with_other_contents_again_and_again_is_churn() -> None:
@@ -230,6 +252,15 @@ HEALTHY: dict[str, list[TranscriptEvent]] = {
         run("make a", "no a", ErrorClass.EXIT_CODE),
         run("make b", "no b", ErrorClass.EXIT_CODE),
         run("make c", "built"),
+    ],
+    "a scratch file made, run and deleted, each time for another question": [
+        event
+        for c in "abcde"
+        for event in (
+            write("scratch.py", c, created=True),
+            run("python scratch.py", f"answer {c}", files=("scratch.py",)),
+            remove("scratch.py"),
+        )
     ],
     "waiting for a build whose answer does not change": [
         run("sleep 60 && gh run view", "running") for _ in range(8)

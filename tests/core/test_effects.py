@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from custosd.core.effects import _COMPLAINT_WORDS, bounded, error_class, loosen, outcome, text_of
+from custosd.core.effects import bounded, error_class, loosen, outcome, text_of
 from custosd.core.transcript import EXCERPT_CHARS, ErrorClass, Result, StepKind, digest_of
 
 TRACE = 'Traceback (most recent call last):\n  File "a.py", line 1, in <module>\n    x()\n'
@@ -45,6 +45,16 @@ def test_what_differs_in_words_stays_apart(one: str, other: str) -> None:
     assert loosen(one) != loosen(other)
 
 
+@given(st.integers(0, 10**9), st.integers(0, 10**9), st.integers(1, 400))
+def test_long_texts_are_equal_when_only_their_numbers_differ(a: int, b: int, rows: int) -> None:
+    """Whatever the number of rows: there is no length at which equal texts fall apart."""
+    one, other = (
+        "".join(f"row {n} took {n / 7:.2f} s\n" for _ in range(rows)) + "end" for n in (a, b)
+    )
+    assert text_of(one).loose_digest == text_of(other).loose_digest
+    assert text_of(one).loose_digest != text_of(one + " failed").loose_digest
+
+
 @given(st.text())
 def test_loosening_twice_is_loosening_once(text: str) -> None:
     once = loosen(text)
@@ -57,7 +67,6 @@ def test_a_text_is_bounded_and_its_digest_is_of_the_whole(whole: str) -> None:
     assert len(text.excerpt) <= EXCERPT_CHARS + 1
     assert text.length == len(whole)
     assert text.digest == digest_of(whole)
-    assert text.loose_digest == digest_of(loosen(whole))
     assert text.excerpt == bounded(whole)
 
 
@@ -215,7 +224,6 @@ def test_the_cheap_look_misses_no_complaint() -> None:
         "Unknown tool",
     }
     assert {words for words in spoken if error_class(words, None) is None} == set()
-    assert set(_COMPLAINT_WORDS) < set(ErrorClass)
 
 
 @given(st.text(max_size=9_000), st.none() | st.integers(-300, 300), st.sampled_from(StepKind))

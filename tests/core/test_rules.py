@@ -3,12 +3,6 @@
 from collections.abc import Sequence
 
 import pytest
-
-from custosd.core.detectors import signals
-from custosd.core.rules import judge_by_rules
-from custosd.core.signals import Severity, Signal, SignalKind
-from custosd.core.transcript import Ended, RunEnd, TranscriptEvent, Waiting
-from custosd.core.verdicts import Judgement, Standing, SteeringReason
 from tests.core.trajectories import (
     LIMITS,
     asked,
@@ -22,6 +16,12 @@ from tests.core.trajectories import (
     search,
     write,
 )
+
+from custosd.core.detectors import signals
+from custosd.core.rules import judge_by_rules
+from custosd.core.signals import Severity, Signal, SignalKind
+from custosd.core.transcript import Ended, RunEnd, TranscriptEvent, Waiting
+from custosd.core.verdicts import Judgement, Standing, SteeringReason
 
 GOAL = asked("Fix the crash in src/parser.py. Don't touch setup.py.")
 LOOP = [run("curl host", "refused")] * 3
@@ -77,6 +77,13 @@ def test_only_an_alarm_asks_for_steering() -> None:
     assert not judged(GOAL, *suspicion).needs_steering
     assert judged(GOAL, *suspicion).standing is Standing.STUCK
     assert not judged(GOAL, *DRIFT).needs_steering
+
+
+def test_straying_for_long_is_steered_and_outweighs_the_churn_that_it_causes() -> None:
+    churn = [write("README.md", f"all new {i}", created=True) for i in range(10)]
+    judgement = judged(GOAL, read("src/parser.py"), *churn)
+    assert judgement.standing is Standing.DRIFTING
+    assert judgement.steering_reason is SteeringReason.DRIFTING
 
 
 def test_a_violated_constraint_is_named_in_the_message() -> None:

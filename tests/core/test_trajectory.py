@@ -1,11 +1,13 @@
 """The fold: bounded, total, storable at any point, and right about what was done."""
 
+import time
 from datetime import UTC, datetime
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.core.trajectories import asked, failing, folded, passing, read, run, said, search, write
 
 from custosd.core.detectors import DetectorLimits, next_quiet_deadline, signals
 from custosd.core.history import EFFECTS_KEPT, FILES_KEPT, WINDOW_STEPS
@@ -32,7 +34,6 @@ from custosd.core.transcript import (
     Waiting,
 )
 from custosd.core.verdicts import Phase
-from tests.core.trajectories import asked, failing, folded, passing, read, run, said, search, write
 
 HARD_BOUND = 24 * 1024
 TYPICAL_BOUND = 8 * 1024
@@ -257,3 +258,18 @@ def test_a_failing_step_is_no_progress() -> None:
     trajectory = folded(asked("Go"), run("make", "boom", ErrorClass.EXIT_CODE))
     assert trajectory.progress_step == -1
     assert trajectory.errors_by_class == {"exit_code": 1}
+
+
+@pytest.mark.parametrize(
+    "piece", ["x", "a/", "a.", "Aa", "a_", "don't ", "leave x ", "?", "sleep ", "```", "edit only "]
+)
+def test_a_text_built_to_be_slow_costs_no_more_than_one_that_is_twice_as_short(piece: str) -> None:
+    def cost(times: int) -> float:
+        text = piece * times
+        start = time.process_time()
+        folded(asked(text), run(text), write(text, text), said(text))
+        return time.process_time() - start
+
+    cost(100)
+    # Linear work takes eight times as long; quadratic work takes sixty-four.
+    assert cost(80_000) < 24 * max(cost(10_000), 0.005)

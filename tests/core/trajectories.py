@@ -81,7 +81,12 @@ def refused(path: str, content: str) -> Acted:
 
 
 def run(line: str, shown: str = "", error: ErrorClass | None = None, **more: object) -> Acted:
-    return step(StepKind.RUN, line.split()[0], line, shown, error=error, **more)  # type: ignore[arg-type]
+    return step(StepKind.RUN, line.split(maxsplit=1)[0], line, shown, error=error, **more)  # type: ignore[arg-type]
+
+
+def remove(path: str) -> Acted:
+    """A deletion as the reading of commands tells it: an edit without a content."""
+    return step(StepKind.EDIT, "rm", f"rm {path}", files=(path,), edits=(EditRange(path),))
 
 
 def passing(shown: str = "5 passed") -> Acted:

@@ -67,6 +67,13 @@ async def test_cancellation_ends_all_and_gives_every_place_back(
     assert limiter.borrowed_tokens == 0
 
 
+async def test_cancellation_is_no_outcome(autojump_clock: trio.testing.MockClock):
+    """Also when all items are under way, and nothing else would notice."""
+    with trio.move_on_after(1) as scope:
+        await each([9, 9], Gauge().work, limit=2)
+    assert scope.cancelled_caught
+
+
 async def test_items_are_taken_as_room_comes_up(
     autojump_clock: trio.testing.MockClock,
 ):

@@ -50,3 +50,14 @@ async def test_of_two_pulses_of_one_name_the_staler_is_told(
         with pulses.watched("svc"):
             assert pulses.stale(trio.current_time(), 30) == {"svc": 40}
         assert pulses.stale(trio.current_time(), 30) == {"svc": 40}
+
+
+async def test_a_run_that_ends_takes_no_equal_one_with_it(
+    mock_clock: trio.testing.MockClock,
+):
+    pulses = Pulses()
+    with pulses.watched("svc"):
+        with pulses.watched("svc"):
+            pass
+        mock_clock.jump(40)
+        assert pulses.stale(trio.current_time(), 30) == {"svc": 40}

@@ -47,7 +47,8 @@ async def main():
         manager.status("warming up")
         log.info("toy.warming", watchdog_s=manager.watchdog_s, left=sorted(
             name for name in os.environ if name.startswith(("NOTIFY", "WATCHDOG"))))
-        await trio.sleep(0.5)
+        if os.path.exists("/etc/custosd/hold"):
+            await stopping.user2.wait_changed(0)
         nursery.start_soon(work, pulses, stopping)
         await nursery.start(feed_watchdog, pulses, lambda: "watching 0 agents, \u00fcberall",
                             manager, 10, 0.5)
@@ -56,9 +57,9 @@ async def main():
                     home=os.access("/home", os.R_OK))
         await stopping.stop.wait()
         manager.stopping("draining")
-        await trio.sleep(0.3)
-        log.info("toy.drained")
         nursery.cancel_scope.cancel()
+    await trio.sleep(2)
+    log.info("toy.drained")
 
 trio.run(main)
 """
@@ -73,9 +74,12 @@ def install_custosd_unit(program: str = "-m custosd.cli.main", **drop_in: str) -
     """
     interpreter = Path(sys.base_prefix)
     mounts = {PROJECT / "daemon": "daemon", Path(sysconfig.get_path("purelib")): "packages"}
+    library_path = ""
     if not interpreter.is_relative_to("/usr"):
         mounts[interpreter] = "python"
         interpreter = Path("/opt/custosd/python")
+        # An interpreter with a shared library looks for it where it was built.
+        library_path = f"export LD_LIBRARY_PATH={interpreter}/lib\n"
     for source, name in mounts.items():
         target = Path("/opt/custosd", name)
         if not target.is_mount():
@@ -86,8 +90,7 @@ def install_custosd_unit(program: str = "-m custosd.cli.main", **drop_in: str) -
     command.write_text(
         "#!/bin/sh\n"
         "export PYTHONPATH=/opt/custosd/daemon:/opt/custosd/packages PYTHONDONTWRITEBYTECODE=1\n"
-        # An interpreter with a shared library looks for it where it was built.
-        f"export LD_LIBRARY_PATH={interpreter}/lib\n"
+        f"{library_path}"
         f'exec {interpreter}/bin/{version} {program} "$@"\n'
     )
     command.chmod(0o755)
@@ -149,8 +152,6 @@ class Journal:
 
 @pytest.fixture
 def journal() -> Iterator[Journal]:
-    # Started by the first line that asks for it, so that it follows from before the unit.
-    subprocess.run(["systemctl", "start", "systemd-journald.service"], check=True)
     journal = Journal()
     yield journal
     journal.close()
@@ -162,15 +163,20 @@ def journal() -> Iterator[Journal]:
 def toy() -> None:
     Path("/opt/custosd").mkdir(parents=True, exist_ok=True)
     Path("/opt/custosd/toy.py").write_text(TOY)
-    install_custosd_unit("/opt/custosd/toy.py", WatchdogSec="1s", RestartSec="100ms")
+    install_custosd_unit("/opt/custosd/toy.py", WatchdogSec="3s", RestartSec="100ms")
 
 
 def test_start_blocks_until_the_daemon_is_ready(toy, journal: Journal):
+    Path("/etc/custosd").mkdir(exist_ok=True)
+    hold = Path("/etc/custosd/hold")
+    hold.touch()
     systemctl("start", "--no-block", UNIT)
     warming = journal.wait_for("toy.warming")
     assert (show("ActiveState"), show("StatusText")) == ("activating", "warming up")
-    assert (warming["watchdog_s"], warming["left"]) == (1, [])
+    assert (warming["watchdog_s"], warming["left"]) == (3, [])
 
+    hold.unlink()
+    systemctl("kill", "--signal=USR2", UNIT)
     systemctl("start", UNIT)  # joins the start that is under way
 
     assert show("ActiveState") == "active"
@@ -182,7 +188,8 @@ def test_start_blocks_until_the_daemon_is_ready(toy, journal: Journal):
     assert os.stat("/var/lib/custosd").st_mode & 0o777 == 0o700  # noqa: PTH116
 
 
-def test_stop_lets_the_daemon_drain(toy, journal: Journal):
+def test_stop_lets_the_daemon_drain_for_longer_than_the_watchdog_waits(toy, journal: Journal):
+    install_custosd_unit("/opt/custosd/toy.py", WatchdogSec="1500ms")
     systemctl("start", UNIT)
     systemctl("stop", UNIT)
     journal.wait_for("toy.drained")

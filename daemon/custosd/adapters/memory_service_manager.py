@@ -31,8 +31,9 @@ class RecordingServiceManager:
         return self._keep({"RELOADING": "1", "MONOTONIC_USEC": "0"} | _status(status))
 
     def stopping(self, status: str = "") -> bool:
-        """The daemon has begun to stop."""
-        return self._keep({"STOPPING": "1"} | _status(status), owe=True)
+        """The daemon has begun to stop; ends the watchdog."""
+        unwatched = {} if self.watchdog_s is None else {"WATCHDOG_USEC": "0"}
+        return self._keep({"STOPPING": "1"} | unwatched | _status(status), owe=True)
 
     def extend_timeout(self, seconds: float) -> bool:
         """Start or stop will take up to so many seconds from now."""

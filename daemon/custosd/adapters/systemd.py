@@ -57,8 +57,14 @@ class ServiceManager:
         return self._send({"RELOADING": "1", "MONOTONIC_USEC": str(since_us)} | _status(status))
 
     def stopping(self, status: str = "") -> bool:
-        """The daemon has begun to stop. Sent again with a later message if it is lost."""
-        return self._send({"STOPPING": "1"} | _status(status), owe=True)
+        """The daemon has begun to stop. Sent again with a later message if it is lost.
+
+        Ends the watchdog, too: whoever drains makes no progress any more, and the time for a
+        stop has a limit of its own (TimeoutStopSec). systemd 252 leaves off watching whoever
+        says that it stops (and kills whoever does not say so), but promises neither.
+        """
+        unwatched = {} if self.watchdog_s is None else {"WATCHDOG_USEC": "0"}
+        return self._send({"STOPPING": "1"} | unwatched | _status(status), owe=True)
 
     def extend_timeout(self, seconds: float) -> bool:
         """Start or stop will take up to so many seconds from now; do not give up."""

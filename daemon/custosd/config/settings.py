@@ -245,9 +245,6 @@ class RootSettings(Section):
         ["**/*.jsonl", "**/*.json", "**/*.traj", "**/*.md"],
         "Which files below the folder are transcripts; ** stands for any number of folders.",
     )
-    name: Annotated[str, Text(optional=True, longest=64)] = default(
-        "", "What the folder is called in reports. Empty: its path."
-    )
 
 
 class TranscriptSettings(Section):
@@ -266,9 +263,6 @@ class TranscriptSettings(Section):
     )
     settle_s: Annotated[float, Duration("0s", "1m")] = default(
         "200ms", "How long a change waits for more before it is read."
-    )
-    checkpoint_s: Annotated[float, Duration("10ms", "1m")] = default(
-        "1s", "How often it is stored how far each file was read."
     )
     max_line_bytes: Annotated[int, Size("4KiB", "1GiB")] = default(
         "16MiB", "The longest line that is read; a longer one is skipped, and told of."
@@ -297,9 +291,6 @@ class TranscriptSettings(Section):
         """See `Section.conflicts`."""
         yield from super().conflicts()
         yield from in_order(self, "settle_s", "rescan_s")
-        yield from in_order(
-            self, "checkpoint_s", "rescan_s", why="else files are read again before it is stored"
-        )
         for (first, one), (second, other) in combinations(enumerate(self.roots), 2):
             if expected := _overlap(one, other):
                 yield Conflict(

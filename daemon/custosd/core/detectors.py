@@ -27,7 +27,7 @@ class DetectorLimits:
     """The thresholds of all detectors; 0 turns the one that it belongs to off.
 
     repeats: the same effect this often, nothing relevant changed between (steps).
-    stale: looks at what was seen before, within the last 32 steps (steps).
+    stale: looks at what was seen before, within the last 16 steps (steps).
     errors: failed steps in a row (steps).
     alternations: steps of an A B A B pattern (steps, even).
     churn: writes over the same lines, or anew of the same file, in a row (writes).
@@ -120,9 +120,9 @@ def repeating(trajectory: Trajectory, limits: DetectorLimits) -> Signal | None:
 
     Rule: verb, target and normalised result equal, `repeats` times within 16 steps and
     since the world last changed; the latest of them within the last 8. Unit: occurrences.
-    ALARM at `repeats`, NOTE one before. Paging and polling are left out. Also a NOTE: the same write tried again within 8 steps,
-    `repeats` times of late, as in cycles of refused, deleted, written. Does not say that
-    the agent cannot get out of it.
+    ALARM at `repeats` (a look, which changes nothing: SUSPICION, ALARM at twice), NOTE one
+    before. Paging and polling are left out. Also a NOTE: the same write tried again within 8 steps, `repeats` times of late, as in cycles of
+    refused, deleted, written. Does not say that the agent cannot get out of it.
     """
     effect = trajectory.repeats
     if not limits.repeats:
@@ -132,7 +132,7 @@ def repeating(trajectory: Trajectory, limits: DetectorLimits) -> Signal | None:
         # Only the latest steps are kept: a row that fills them has lasted longer.
         count = effect.times if len(steps) == STEPS_SHOWN else len(steps)
         if count >= limits.repeats - 1:
-            severity = Severity.ALARM if count >= limits.repeats else Severity.NOTE
+            severity = _repeat_severity(count, limits.repeats, look=trajectory.repeats_look)
             about = trajectory.repeat_about
             return Signal(SignalKind.REPEATING, severity, steps, count, limits.repeats, about)
     again = [mark for mark in trajectory.window if mark.again]
@@ -141,6 +141,12 @@ def repeating(trajectory: Trajectory, limits: DetectorLimits) -> Signal | None:
     steps = tuple(mark.step for mark in again)[-_SHOWN:]
     about = f"written again: {again[-1].target}"
     return Signal(SignalKind.REPEATING, Severity.NOTE, steps, len(again), limits.repeats, about)
+
+
+def _repeat_severity(count: int, limit: int, *, look: bool) -> Severity:
+    if count < limit:
+        return Severity.NOTE
+    return Severity.SUSPICION if look and count < 2 * limit else Severity.ALARM
 
 
 def errors(trajectory: Trajectory, limits: DetectorLimits) -> Signal | None:
@@ -222,12 +228,11 @@ def churning(trajectory: Trajectory, limits: DetectorLimits) -> Signal | None:
 def stale(trajectory: Trajectory, limits: DetectorLimits) -> Signal | None:
     """STALE: the agent keeps looking at what it has seen already.
 
-    Rule: `stale` steps of the last 32 showed what the same kind of call had shown
+    Rule: `stale` steps of the last 16 showed what the same kind of call had shown
     before, not directly before, with nothing relevant changed since. Unit: steps.
     SUSPICION at the limit, ALARM at twice the limit. Reading on (paging) is no repeat.
     """
-    first = trajectory.window[0].step if trajectory.window else 0
-    steps = tuple(step for step in trajectory.stale_steps if step >= first)
+    steps = tuple(s for s in trajectory.stale_steps if s >= trajectory.steps - _REPEAT_SPAN)
     if not limits.stale or len(steps) < limits.stale:
         return None
     grave = len(steps) >= 2 * limits.stale
@@ -293,7 +298,8 @@ def drifting(trajectory: Trajectory, limits: DetectorLimits) -> Signal | None:
     Rule: the goal names files, directories or identifiers; the last `drift_steps` steps
     wrote at least 4 times, and no path written or read among them shares a word with
     the goal. Unit: writes. SUSPICION when all of them are prose or styling that the
-    goal did not ask for; NOTE otherwise, since a fix often lies where no issue points.
+    goal did not ask for, ALARM at 8 of them; NOTE otherwise, since a fix often lies
+    where no issue points.
     """
     if not limits.drift_steps or not trajectory.topics:
         return None
@@ -307,7 +313,9 @@ def drifting(trajectory: Trajectory, limits: DetectorLimits) -> Signal | None:
     if not documents and any(words_of(m.target) & topics for m in marks):
         return None
     about = ", ".join(dict.fromkeys(m.target for m in wrote))[:200]
-    severity = Severity.SUSPICION if documents else Severity.NOTE
+    severity = Severity.NOTE
+    if documents:
+        severity = Severity.ALARM if len(wrote) >= 2 * _DRIFT_WRITES else Severity.SUSPICION
     steps = tuple(m.step for m in wrote)[-_SHOWN:]
     return Signal(SignalKind.DRIFTING, severity, steps, len(wrote), _DRIFT_WRITES, about)
 

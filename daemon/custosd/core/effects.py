@@ -56,8 +56,11 @@ def _loosened(raw: bytes) -> bytes:
     return b" ".join(raw.split())
 
 
-LOOSENED_BYTES = 600
-"""Longer texts are made comparable by `_condensed`, which costs a fifth."""
+LOOSENED_BYTES = 400
+"""Texts that come to more when condensed are compared as such, which costs a fifth.
+
+The measure is the condensed length, which is the same for texts that are to be equal.
+"""
 
 _CONDENSING = b"0123456789.,: \t\r\n\v\f"
 _HEX_RUN = re.compile(rb"hhhhhhh+(?:-hhhh+)*+")
@@ -114,7 +117,9 @@ def bounded(text: str, limit: int = EXCERPT_CHARS) -> str:
 def text_of(whole: str) -> Text:
     """The bounded form of a text; see `Text` for what is kept of it."""
     raw = _raw(whole)
-    loose = _loosened(raw) if len(raw) <= LOOSENED_BYTES else _condensed(raw)
+    loose = _condensed(raw)
+    if len(loose) <= LOOSENED_BYTES:
+        loose = _loosened(raw)
     return Text(bounded(whole), len(whole), _digest(raw), _digest(loose))
 
 
@@ -144,7 +149,7 @@ _TOOLS = frozenset((StepKind.READ, StepKind.SEARCH, StepKind.BROWSE, StepKind.PL
 _TESTS_FAILED = re.compile(
     r"""^(?:
         =+\ .*?\b[1-9]\d*\ (?:failed|errors?)\b.*?(?:=+|in\ [\d.]+s.*)$          # pytest
-      | [1-9]\d*\ (?:failed|errors?)\b.*\bin\ [\d.]+                             # pytest -q
+      | [1-9]\d*\ (?:failed|errors?)\b(?:,\ \d|.*\bin\ [\d.])                      # pytest -q
       | FAILED\ \((?:failures|errors|unexpected)                                 # unittest
       | FAILED\ \S+::\S                                                          # pytest -rf
       | ---\ FAIL:|FAIL\t\S|FAIL$                                                # go

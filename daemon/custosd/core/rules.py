@@ -55,6 +55,7 @@ _ADVICE = {
     SignalKind.CHURNING: "Decide what this place should be, with a test that shows it.",
     SignalKind.STALE: "You have seen this already: write down what you know, then act on it.",
     SignalKind.NO_PROGRESS: "Say what is missing, and take the smallest step towards it.",
+    SignalKind.DRIFTING: "Go back to what was asked, or say why this is needed for it.",
     SignalKind.SCOPE: "Undo that change, or ask for the constraint to be lifted.",
 }
 
@@ -65,7 +66,7 @@ def judge_by_rules(
     """Judge a trajectory by its digest and signals.
 
     Precedence: stopped, scope violation, waiting, done, silent, stuck by an alarm,
-    drifting, stuck by a suspicion, idle, duplicating, progressing, unknown.
+    drifting (which explains churn), stuck by a suspicion, idle, duplicating, progressing, unknown.
     """
     by_kind = {signal.kind: signal for signal in signals}
     for rule in (_stopped, _out_of_scope, _waiting, _done, _silent, _stuck, _drifting, _resting):
@@ -176,8 +177,10 @@ def _stuck(digest: TrajectoryDigest, signals: Signals) -> Judgement | None:
         return None
     alarms = [signal for signal in found if signal.severity is Severity.ALARM]
     signal = (alarms or found)[0]
-    if not alarms and SignalKind.DRIFTING in signals:
-        return None
+    drift = signals.get(SignalKind.DRIFTING)
+    strays = drift is not None and drift.severity is not Severity.NOTE
+    if strays and (not alarms or signal.kind is SignalKind.CHURNING):
+        return None  # where it writes says more than that it writes there again
     judgement = _judgement(digest, Standing.STUCK, f"{_said(signal)}{_at(signal)}.", by=signal)
     if not alarms:
         return judgement
@@ -193,7 +196,12 @@ def _drifting(digest: TrajectoryDigest, signals: Signals) -> Judgement | None:
     signal = signals.get(SignalKind.DRIFTING)
     if signal is None or signal.severity is Severity.NOTE:
         return None
-    return _judgement(digest, Standing.DRIFTING, f"{_said(signal)}{_at(signal)}.", by=signal)
+    summary = f"{_said(signal)}{_at(signal)}."
+    judgement = _judgement(digest, Standing.DRIFTING, summary, by=signal)
+    if signal.severity is not Severity.ALARM:
+        return judgement
+    message = f"{summary} {_ADVICE[SignalKind.DRIFTING]}"
+    return _steered(judgement, SteeringKind.GUIDANCE, SteeringReason.DRIFTING, message)
 
 
 def _resting(digest: TrajectoryDigest, signals: Signals) -> Judgement | None:

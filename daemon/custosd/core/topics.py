@@ -10,9 +10,9 @@ import re
 TOPICS_KEPT = 32
 _SCANNED_CHARS = 8_000
 
-_PATH = re.compile(
-    r"(?<![\w:/.])(?:[\w.-]+/)*[\w-]+\.(?P<ending>[A-Za-z]\w{0,4})\b(?!\()|(?:[\w-]+/){1,}"
-)
+# One run of characters at a time, never a pattern with two ways to match the same text:
+# what people paste may be built to make a search take for ever.
+_TOKEN = re.compile(r"[\w./-]+")
 _QUOTED = re.compile(r"`([^`\n]{2,60})`")
 _IDENTIFIER = re.compile(
     r"\b(?:[a-z]+_[a-z_]+|[A-Z][a-z]+(?:[A-Z][a-z]+)+|[a-z]+(?:[A-Z][a-z]+)+)\b"
@@ -128,26 +128,24 @@ def topics_of(goal: str) -> tuple[str, ...]:
     At most 32, from the first 8,000 characters; empty where the goal names none.
     """
     text = _URL.sub(" ", goal[:_SCANNED_CHARS])
-    named = [m[0] for m in _PATH.finditer(text) if _is_path(m[0], m["ending"])]
-    named += _QUOTED.findall(text)
-    named += _IDENTIFIER.findall(text)
+    named = [*_paths(text), *_QUOTED.findall(text), *_IDENTIFIER.findall(text)]
     words: dict[str, None] = {}
     for name in named:
-        for word in words_of(name):
+        for word in sorted(words_of(name)):
             words.setdefault(word)
     return tuple(sorted(list(words)[:TOPICS_KEPT]))
 
 
-def names_code(goal: str) -> bool:
-    """Whether a goal names a file by an ending that code has."""
-    return any(
-        (m["ending"] or "").lower() in CODE_ENDINGS
-        for m in _PATH.finditer(_URL.sub(" ", goal[:_SCANNED_CHARS]))
-    )
-
-
-def _is_path(found: str, ending: str | None) -> bool:
-    return found.endswith("/") or (ending or "").lower() in CODE_ENDINGS
+def _paths(text: str) -> list[str]:
+    """The tokens that look like a directory, or like a file with an ending of code."""
+    found = []
+    for token in _TOKEN.finditer(text):
+        path = token[0].strip(".-")
+        ending = path.rpartition(".")[2].lower() if "." in path else ""
+        called = text[token.end() : token.end() + 1] == "("
+        if path.endswith("/") or (ending in CODE_ENDINGS and not called):
+            found.append(path)
+    return found
 
 
 def words_of(path: str) -> set[str]:

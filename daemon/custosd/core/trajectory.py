@@ -24,6 +24,7 @@ from custosd.core.constraints import (
     read_rules,
     scope_of,
 )
+from custosd.core.effects import bounded
 from custosd.core.history import (
     CONTENTS_KEPT,
     KEY_CHARS,
@@ -64,6 +65,7 @@ from custosd.core.verdicts import Phase
 
 GOAL_CHARS = 1_000
 CLAIM_CHARS = 400
+CLAIM_SCANNED_CHARS = 4_000
 VIOLATIONS_KEPT = 8
 SPEND_SAMPLES = 8
 FILES_SHOWN = 24
@@ -85,6 +87,7 @@ PAGING_VERBS = frozenset(
 )
 """Verbs that move through a long text, naming no place: the same call goes elsewhere."""
 
+_DELETING_VERBS = frozenset({"rm", "rmdir", "unlink", "del", "delete", "trash"})
 _FAILED = frozenset({Result.ERROR, Result.REJECTED})
 _CHECKS = frozenset({StepKind.RUN, StepKind.TEST})
 _NOT_A_CHECK = frozenset(
@@ -209,6 +212,7 @@ class Trajectory:
     views: EffectHistory = field(default_factory=EffectHistory)
     files: FileHistory = field(default_factory=FileHistory)
     repeats: Effect | None = None
+    repeats_look: bool = False
     repeat_about: str = ""
     repeated: int = 0
     stale_steps: tuple[int, ...] = ()
@@ -384,11 +388,13 @@ class Trajectory:
         effect_key = effect_key_of(step)[:KEY_CHARS]
         seen_new = self._look(step, number, failed=failed)
         changed = False
-        if step.edits or step.kind is StepKind.EDIT:
+        if _writes(step):
             changed = self._edit(step, number, failed=failed)
         repeat = self._count_effect(step, effect_key, number, changed=changed)
-        if step.changes_state and not step.edits and not failed and not repeat:
+        if step.changes_state and not _writes(step) and not failed and not repeat:
             changed = True
+        if _deletes(step) and not failed:
+            self._delete(step, number)
         if changed:
             self.world += 1
             # The change counts as had in the world that it made, so that doing it again,
@@ -407,6 +413,7 @@ class Trajectory:
         novel = not failed and (changed or (seen_new and not repeat))
         if novel:
             self.progress_step = number
+            self._use(step)
         self._mark(step, number, effect_key, failed=failed, repeat=repeat, novel=novel)
         self.last_step_utc = step.ended_utc or step.started_utc or self.last_step_utc
         if step.kind is StepKind.SUBMIT and not failed:
@@ -422,10 +429,15 @@ class Trajectory:
     ) -> None:
         paths = tuple(edit.path for edit in step.edits) or step.files
         target = tail_of(paths[0]) if paths else ""
-        wrote = bool(step.edits) and not failed
+        wrote = bool(step.edits) and _writes(step) and not failed
         verb = printable(step.verb)[:24]
-        attempt = attempt_key_of(step)[:8]
-        again = bool(step.edits) and any(m.attempt == attempt for m in self.window[-RETRY_STEPS:])
+        # By the call and not by the content: what was refused may have no content to show.
+        attempt = step.action.digest[:8]
+        again = (
+            _writes(step)
+            and (failed or bool(step.edits))
+            and any(m.attempt == attempt for m in self.window[-RETRY_STEPS:])
+        )
         self.window.append(
             Mark(
                 step=number,
@@ -468,8 +480,16 @@ class Trajectory:
         return self.world
 
     def _effect_world(self, step: Step) -> int:
-        """As `_relevant_world`; an edit's own effect does not depend on what else changed."""
-        return 0 if step.edits or step.kind is StepKind.EDIT else self._relevant_world(step)
+        """As `_relevant_world`, but narrower for what changes files itself.
+
+        An edit's effect depends on nothing else that changed, a deletion's only on what
+        had been written there.
+        """
+        if _writes(step):
+            return 0
+        if _deletes(step) and (paths := [e.path for e in step.edits] or step.files):
+            return max(self.files.get(path).written_step for path in paths)
+        return self._relevant_world(step)
 
     def _count_effect(self, step: Step, key: str, number: int, *, changed: bool) -> bool:
         """Count the step's effect; True if it was had before, nothing relevant since."""
@@ -478,6 +498,7 @@ class Trajectory:
             return False
         self.repeated += 1
         self.repeats = effect
+        self.repeats_look = step.kind in _LOOKS
         target = tail_of(step.files[0]) if step.files else ""
         self.repeat_about = " ".join(filter(None, (printable(step.verb)[:24], target)))
         return True
@@ -490,7 +511,7 @@ class Trajectory:
         else:
             self.edits += 1
             self.edit_step = number
-            if any(not is_document(edit.path) for edit in edits):
+            if any(not is_document(tail_of(edit.path)) for edit in edits):
                 self.code_edit_step = number
         changed = False
         for edit in edits[:16]:
@@ -501,11 +522,24 @@ class Trajectory:
                 self._check_scope(edit.path, number)
         return changed or (not edits and not failed)
 
+    def _use(self, step: Step) -> None:
+        """Running a file with a new result is why it is written anew: no churn."""
+        if step.kind in _CHECKS:
+            for path in step.files:
+                self.files.put(path, self.files.get(path)._replace(rewrites=0))
+
+    def _delete(self, step: Step, number: int) -> None:
+        """Note a deletion: a change like an edit, unless the run tidies up after itself."""
+        for path in dict.fromkeys([*(edit.path for edit in step.edits), *step.files][:16]):
+            if not self.files.get(path).own:
+                self.edit_step = self.code_edit_step = number
+            self._check_scope(path, number)
+
     def _check_scope(self, path: str, number: int) -> None:
         if path.startswith(("/tmp/", "/dev/")):  # noqa: S108 - scratch files are nobody's scope
             return
         for constraint in self.constraints:
-            if constraint.lifted_step is None and breaks(scope_of(constraint.text), path):
+            if constraint.lifted_step is None and breaks(scope_of(constraint.text), tail_of(path)):
                 self.violations.append(Violation(number, tail_of(path), constraint.text))
                 del self.violations[:-VIOLATIONS_KEPT]
                 return
@@ -617,6 +651,14 @@ def effect_key_of(step: Step) -> str:
     return digest_of(f"{attempt_key_of(step)}\x1f{outcome}")
 
 
+def _deletes(step: Step) -> bool:
+    return step.verb in _DELETING_VERBS
+
+
+def _writes(step: Step) -> bool:
+    return (bool(step.edits) or step.kind is StepKind.EDIT) and not _deletes(step)
+
+
 def _goes_on(step: Step) -> bool:
     """Whether the same call again is no repetition: it pages on, or waits for something."""
     return step.verb in PAGING_VERBS or bool(_POLLS.search(step.verb + " " + step.action.excerpt))
@@ -628,7 +670,8 @@ def _known(step: int) -> int | None:
 
 def says_done(text: str) -> bool:
     """Whether a closing text says that the task is done, and takes nothing of it back."""
-    return bool(_CLAIMS_DONE.search(text)) and not _DISCLAIMS.search(text)
+    said = bounded(text, CLAIM_SCANNED_CHARS)
+    return bool(_CLAIMS_DONE.search(said)) and not _DISCLAIMS.search(said)
 
 
 def focus_of(window: list[Mark]) -> str:

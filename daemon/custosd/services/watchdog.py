@@ -46,7 +46,7 @@ class ReadinessPort(Protocol):
         ...
 
     def stopping(self, status: str = "") -> bool:
-        """The daemon has begun to stop."""
+        """The daemon has begun to stop; nobody watches it for progress from here on."""
         ...
 
     def extend_timeout(self, seconds: float) -> bool:

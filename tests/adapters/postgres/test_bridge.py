@@ -29,6 +29,8 @@ from custosd.adapters.postgres.embedded import EmbeddedServer, embedded_postgres
 from custosd.adapters.postgres.pool import one_dsn_each
 from custosd.core.errors import StoreConflict, StoreRefused, StoreUnavailable
 
+pytestmark = pytest.mark.postgres
+
 flavour: contextvars.ContextVar[str] = contextvars.ContextVar("flavour", default="none")
 
 

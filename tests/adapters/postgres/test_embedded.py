@@ -26,6 +26,8 @@ from custosd.adapters.postgres.data_directory import EmbeddedBusy, socket_folder
 from custosd.adapters.postgres.embedded import embedded_postgres
 from custosd.adapters.postgres.processes import RootWay, wait_pid
 
+pytestmark = pytest.mark.postgres
+
 DAEMON_LIKE = Path(__file__).with_name("daemon_like.py")
 PROJECT = Path(__file__).resolve().parents[3]
 SYSTEM_PYTHON = Path("/usr/bin/python3")
@@ -51,6 +53,10 @@ async def ask(dsn: str, sql: str) -> object:
 
 def spawn(*command: object, **how: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **how)
+
+
+def works(*command: object, **how: Any) -> bool:
+    return subprocess.run(command, capture_output=True, check=False, **how).returncode == 0
 
 
 @asynccontextmanager
@@ -410,7 +416,7 @@ async def test_where_namespaces_are_forbidden_root_falls_back_to_nobody(state_di
     data_dir = state_dir / "state" / "postgres"
     inner = f"mount --rbind / {root} && exec chroot {root} {sys.executable} {DAEMON_LIKE} $0"
     outer = ("unshare", "--mount", "--propagation", "private", "sh", "-c", inner, data_dir)
-    if spawn(*outer[:4], "true").wait() != 0:
+    if not works(*outer[:4], "true"):
         pytest.skip("no mount namespaces here")
     async with process(*outer) as (child, (pid, *_)):
         assert owner(pid) == NOBODY
@@ -435,7 +441,7 @@ async def test_a_normal_user_runs_it(state_dir: Path, binaries: str) -> None:
     user = {"user": NOBODY, "group": NOBODY, "extra_groups": [], "cwd": "/"}
     path = {"PYTHONPATH": f"{PROJECT / 'daemon'}:{packages}", "PATH": os.environ["PATH"]}
     known = "import custosd.adapters.postgres.embedded"
-    if spawn(SYSTEM_PYTHON, "-c", known, env=path, **user).wait() != 0:
+    if not works(SYSTEM_PYTHON, "-c", known, env=path, **user):
         pytest.skip(f"{SYSTEM_PYTHON} as an unprivileged user does not get at our packages")
     home = state_dir / "home"
     home.mkdir(mode=0o700)

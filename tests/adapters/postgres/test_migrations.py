@@ -19,6 +19,8 @@ from custosd.adapters.postgres.migrations import (
     read_migrations,
 )
 
+pytestmark = pytest.mark.postgres
+
 ONE = "create table custosd.agents (id int primary key);\ninsert into custosd.agents values (1);"
 TWO = "alter table custosd.agents add name text not null default '';"
 

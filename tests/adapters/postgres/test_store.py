@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 import structlog.testing
 import trio
@@ -268,7 +269,6 @@ async def test_statements_about_some_agents_use_indexes(populated: Database) -> 
         queries.RECORD_CHANGES: [shards, ids, runs, states, times, texts, times],
         queries.READ_FACTS: ["50"],
         queries.READ_FACTS_OF_AGENT: ["1", "'a1'", "50"],
-        queries.PRUNE_VERDICTS: ["'2020-01-01'"],
     }
     for sql, values in cases.items():
         for generic in (True, False):
@@ -277,6 +277,11 @@ async def test_statements_about_some_agents_use_indexes(populated: Database) -> 
             )
             whole = scanned(json.loads(found)) - {"facts_default"}
             assert whole == set(), (generic, sql, found)
+    # Old verdicts are looked for from the oldest on, however many there are.
+    found = await populated.unit(
+        functools.partial(plan, generic=True), queries.PRUNE_VERDICTS, ["'2020-01-01'"]
+    )
+    assert "verdicts_age" in found
 
 
 async def test_restoring_10_000_agents_takes_two_statements(
@@ -378,6 +383,24 @@ async def test_pruning_goes_on_beyond_one_batch(store: PostgresStore) -> None:
     await store.record(some.verdict_entries(verdicts))
     limits = RetentionLimits(NOON - DAY, NOON + 90 * DAY, NOON - DAY)
     assert (await store.prune(limits)).verdicts == 4_499
+
+
+async def test_a_run_that_grows_while_it_is_pruned_stays(
+    store_dsn: str, database: Database, store: PostgresStore
+) -> None:
+    """Its progress is not committed yet when the pruning looks at it."""
+    await store.save_progress([some.progress(some.run(grown_utc=NOON - 9 * DAY))])
+
+    async def grow_and_prune(growing: Connection) -> Any:
+        await growing.execute("update custosd.runs set grown_utc = $1", NOON)
+        pruning = await asyncpg.connect(store_dsn, timeout=5, command_timeout=5)
+        try:
+            return await pruning.fetchval(queries.PRUNE_RUNS, NOON - DAY)
+        finally:
+            await pruning.close()
+
+    assert await database.unit(grow_and_prune) == 0
+    assert len((await store.restore()).agents) == 1
 
 
 # bad data that only the server finds

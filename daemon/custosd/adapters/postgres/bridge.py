@@ -110,7 +110,6 @@ class _Far:
 
     def serve(self) -> None:
         """The thread: run the loop until it is stopped or dies, then let every task end."""
-        asyncio.set_event_loop(self.loop)
         try:
             self.loop.run_forever()
         except BaseException as error:  # noqa: BLE001 - whatever it was, the callers must hear of it

@@ -267,14 +267,17 @@ PREPARE_FACT_DAYS = "select custosd.prepare_fact_days($1::date, $2)"
 
 DROP_FACT_DAYS = "select custosd.drop_fact_days($1)"
 
+# Each run keeps its last one. A scalar subquery, not `exists`: no planner turns it into a
+# join that reads the whole table for one batch.
 PRUNE_VERDICTS = f"""
 with old as (
     select verdict.shard, verdict.id from custosd.verdicts as verdict
-    where verdict.at_utc < $1 and exists (
-        select from custosd.verdicts as later
-        where later.shard = verdict.shard and later.agent_id = verdict.agent_id
-            and later.run_id = verdict.run_id
-            and (later.at_utc, later.id) > (verdict.at_utc, verdict.id))
+    where verdict.at_utc < $1 and verdict.id <> (
+        select latest.id from custosd.verdicts as latest
+        where latest.shard = verdict.shard and latest.agent_id = verdict.agent_id
+            and latest.run_id = verdict.run_id
+        order by latest.at_utc desc, latest.id desc
+        limit 1)
     order by verdict.at_utc
     limit {PRUNE_BATCH} for update of verdict skip locked
 ), gone as (

@@ -141,6 +141,7 @@ def _leaves_fence(line: str) -> bool:
 def _open(started: str, state: AiderState, events: list[TranscriptEvent]) -> None:
     _close(state, events)
     state.chats += 1
+    state.steps = 0
     state.session = f"{started} #{state.chats}"
     events.append(Opened("", state.session))
 

@@ -50,7 +50,12 @@ _PATH_ARGUMENTS = (
     "notebook_path",
     "filename",
     "file",
-) + ("file_name", "directory", "dir_path", "relative_path", "target_file")
+    "file_name",
+    "directory",
+    "dir_path",
+    "relative_path",
+    "target_file",
+)
 _PATH_LISTS = ("paths", "files", "file_paths")
 _WRITTEN_ARGUMENTS = (
     "new_string",
@@ -92,13 +97,13 @@ _UNKNOWN_TOOL = Tool(StepKind.OTHER)
 class Call:
     """A call that waits for its answer.
 
-    `shell`: what it changed is not undone by its failing. `named` says that its key is
+    `by_shell`: what it changed is not undone by its failing. `named` says that its key is
     the maker's id; an answer without id belongs to the oldest call without one.
     """
 
     thread: str
     step: Step
-    shell: bool = False
+    by_shell: bool = False
     named: bool = True
     child: str = ""
 
@@ -168,7 +173,7 @@ def begun(
             Result.UNANSWERED, None, files, reading.edits, None, reading.changes_state,
             thought, at_utc,
         )  # fmt: skip
-        return Call(thread, step, shell=True, named=named)
+        return Call(thread, step, by_shell=True, named=named)
     files = files_in(args)
     edits = _edits(tool, args, files) if tool.kind is StepKind.EDIT else ()
     action = arguments if isinstance(arguments, str) else _json(arguments)
@@ -196,12 +201,12 @@ def answered(
     `edits` say better than the call which lines were written.
     """
     step = call.step
-    ended, error = _outcome(call, observation, failed, exit_code)
+    ended, error = _outcome(call, observation, failed=failed, exit_code=exit_code)
     if result is not None:
         ended = result
         error = None if result in _PLAIN_RESULTS else error
     written, changes = edits or step.edits, step.changes_state
-    if ended is Result.REJECTED or (ended not in _PLAIN_RESULTS and not call.shell):
+    if ended is Result.REJECTED or (ended not in _PLAIN_RESULTS and not call.by_shell):
         written, changes = (), False
     if written and step.kind is StepKind.EDIT and not step.files:
         files = tuple(dict.fromkeys(edit.path for edit in written))[:MAX_FILES]
@@ -217,18 +222,15 @@ def answered(
 
 
 def _without_answer(call: Call, result: Result) -> Acted:
-    if call.shell:
+    if call.by_shell:
         return Acted(call.thread, replace(call.step, result=result))
     return Acted(call.thread, replace(call.step, result=result, edits=(), changes_state=False))
 
 
 def _outcome(
-    call: Call,
-    observation: str,
-    failed: bool | None,
-    exit_code: int | None,  # noqa: FBT001 - the format's flag
+    call: Call, observation: str, *, failed: bool | None, exit_code: int | None
 ) -> tuple[Result, ErrorClass | None]:
-    if failed is False and not call.shell:
+    if failed is False and not call.by_shell:
         return Result.OK, None  # a tool that says so itself: its text is content
     return outcome(observation, exit_code, call.step.kind, failed=failed)
 

@@ -22,20 +22,23 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import msgspec
-
 from custosd.adapters.transcripts.calls import (
     SPEECH_CHARS,
     Call,
     Calls,
-    Tool,
     answered,
     begun,
+)
+from custosd.adapters.transcripts.claude_records import (
+    TOOLS,
+    ClaudeRecord,
+    StructuredResult,
+    record_in,
+    structured_result,
 )
 from custosd.adapters.transcripts.fields import (
     amount,
     count,
-    decoded,
     exit_code_of,
     moment,
     prose,
@@ -74,55 +77,38 @@ MAX_OWNERS = 1_000
 MAX_PAID = 64
 """Messages whose cost may still grow by a later record."""
 
-_S = StepKind
-TOOLS = {
-    "bash": Tool(_S.RUN, command="command"),
-    "bashoutput": Tool(_S.READ),
-    "taskoutput": Tool(_S.READ),
-    "killbash": Tool(_S.RUN, "kill", acts=True),
-    "killshell": Tool(_S.RUN, "kill", acts=True),
-    "taskstop": Tool(_S.RUN, "kill", acts=True),
-    "read": Tool(_S.READ),
-    "notebookread": Tool(_S.READ, "read"),
-    "edit": Tool(_S.EDIT),
-    "multiedit": Tool(_S.EDIT, "edit"),
-    "notebookedit": Tool(_S.EDIT, "edit"),
-    "write": Tool(_S.EDIT, creates=True),
-    "glob": Tool(_S.SEARCH),
-    "grep": Tool(_S.SEARCH),
-    "ls": Tool(_S.SEARCH),
-    "lsp": Tool(_S.SEARCH),
-    "toolsearch": Tool(_S.SEARCH),
-    "webfetch": Tool(_S.BROWSE),
-    "websearch": Tool(_S.BROWSE),
-    "todowrite": Tool(_S.PLAN),
-    "todoread": Tool(_S.PLAN),
-    "taskcreate": Tool(_S.PLAN),
-    "taskupdate": Tool(_S.PLAN),
-    "taskget": Tool(_S.PLAN),
-    "tasklist": Tool(_S.PLAN),
-    "enterplanmode": Tool(_S.PLAN),
-    "task": Tool(_S.DELEGATE),
-    "agent": Tool(_S.DELEGATE),
-    "sendmessage": Tool(_S.DELEGATE),
-    "exitplanmode": Tool(_S.ASK),
-    "askuserquestion": Tool(_S.ASK),
-}
-
 _SILENT = frozenset(
-    ("file-history-snapshot", "queue-operation", "summary", "progress", "permission-mode", "mode")
-    + ("agent-name", "agent-color", "agent-setting", "custom-title", "ai-title", "last-prompt")
-    + ("frame-link", "pr-link", "started", "result", "relocated", "worktree-state", "tag")
-    + ("bridge-session", "atis-latch", "stream_event", "tool_progress", "auth_status")
-    + ("file-history-delta", "attribution-snapshot", "content-replacement", "rate_limit_event")
-    + ("task-summary", "speculation-accept", "marble-origami-commit", "control_request")
-    + ("control_response", "keep_alive", "saved_hook_context", "tool_use_summary")
+    (
+        *(
+            "file-history-snapshot",
+            "queue-operation",
+            "summary",
+            "progress",
+            "permission-mode",
+            "mode",
+        ),
+        *("agent-name", "agent-color", "agent-setting", "custom-title", "ai-title", "last-prompt"),
+        *("frame-link", "pr-link", "started", "result", "relocated", "worktree-state", "tag"),
+        *("bridge-session", "atis-latch", "stream_event", "tool_progress", "auth_status"),
+        *("file-history-delta", "attribution-snapshot", "content-replacement", "rate_limit_event"),
+        *("task-summary", "speculation-accept", "marble-origami-commit", "control_request"),
+        *("control_response", "keep_alive", "saved_hook_context", "tool_use_summary"),
+    )
 )
 """Records that say nothing of what the agent does."""
 
 _SILENT_BLOCKS = frozenset(
-    ("redacted_thinking", "image", "document", "fallback", "server_tool_use", "tool_reference")
-    + ("web_search_tool_result", "web_fetch_tool_result", "container_upload", "compaction")
+    (
+        *(
+            "redacted_thinking",
+            "image",
+            "document",
+            "fallback",
+            "server_tool_use",
+            "tool_reference",
+        ),
+        *("web_search_tool_result", "web_fetch_tool_result", "container_upload", "compaction"),
+    )
 )
 _INJECTED = (
     "<local-command-",
@@ -130,7 +116,11 @@ _INJECTED = (
     "<bash-stdout>",
     "<bash-stderr>",
     "Caveat: The messages",
-) + ("<task-notification>", "<user-memory-input>", "<user-prompt-submit-hook>", "<bash-input>")
+    "<task-notification>",
+    "<user-memory-input>",
+    "<user-prompt-submit-hook>",
+    "<bash-input>",
+)
 _REMINDER = re.compile(r"<system-reminder>.*?(?:</system-reminder>|\Z)", re.DOTALL)
 _COMMAND = re.compile(r"<command-name>\s*([^<]{1,200}?)\s*</command-name>")
 _COMMAND_ARGS = re.compile(r"<command-args>(.*?)</command-args>", re.DOTALL)
@@ -146,62 +136,6 @@ _LIMIT = re.compile(
 _FINAL_STOPS = frozenset(("end_turn", "stop_sequence", "refusal"))
 _RUN_ENDS = {"success": RunEnd.FINISHED, "error_max_turns": RunEnd.LIMIT}
 _NO_ANSWER_MODEL = "<synthetic>"
-
-
-class ClaudeRecord(msgspec.Struct, gc=False):
-    """The fields of a record that are looked at; the others are not even decoded."""
-
-    type: Any = None
-    subtype: Any = None
-    uuid: Any = None
-    parent: Any = msgspec.field(default=None, name="parentUuid")
-    side: Any = msgspec.field(default=None, name="isSidechain")
-    agent: Any = msgspec.field(default=None, name="agentId")
-    caller: Any = msgspec.field(default=None, name="parent_tool_use_id")
-    session: Any = msgspec.field(default=None, name="sessionId")
-    stream_session: Any = msgspec.field(default=None, name="session_id")
-    timestamp: Any = None
-    cwd: Any = None
-    branch: Any = msgspec.field(default=None, name="gitBranch")
-    message: Any = None
-    outcome: Any = msgspec.field(default=None, name="toolUseResult")
-    is_meta: Any = msgspec.field(default=None, name="isMeta")
-    is_summary: Any = msgspec.field(default=None, name="isCompactSummary")
-    is_api_error: Any = msgspec.field(default=None, name="isApiErrorMessage")
-    request: Any = msgspec.field(default=None, name="requestId")
-    cost: Any = msgspec.field(default=None, name="costUSD")
-    total_cost: Any = msgspec.field(default=None, name="total_cost_usd")
-    origin: Any = None
-    attachment: Any = None
-    error: Any = None
-    model: Any = None
-    result: Any = None
-    name: Any = None
-    input: Any = None
-    output: Any = None
-
-
-class _Strict(ClaudeRecord, gc=False):
-    """As decoded at once: the bulky double of the result stays undecoded."""
-
-    outcome: msgspec.Raw = msgspec.field(default=msgspec.Raw(), name="toolUseResult")
-
-
-class _Structured(msgspec.Struct, gc=False):
-    """What `toolUseResult` says beyond the text that the agent saw."""
-
-    hunks: Any = msgspec.field(default=None, name="structuredPatch")
-    path: Any = msgspec.field(default=None, name="filePath")
-    interrupted: Any = None
-    status: Any = None
-    exit_code: Any = msgspec.field(default=None, name="exitCode")
-    background: Any = msgspec.field(default=None, name="backgroundTaskId")
-    reading: Any = msgspec.field(default=None, name="returnCodeInterpretation")
-
-
-_decoder = msgspec.json.Decoder(_Strict)
-_structured_decoder = msgspec.json.Decoder(_Structured)
-_NOT_STRUCTURED = _Structured()
 
 
 @dataclass(slots=True)
@@ -255,13 +189,9 @@ def _is_claude(found: dict[str, Any]) -> bool:
 
 def read(line: str, state: ClaudeState) -> Sequence[TranscriptEvent]:
     """Read one record; raises `GarbledRecord` where it is no JSON."""
-    try:
-        rec: ClaudeRecord = _decoder.decode(line)
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        loose = decoded(line, NAME)
-        if not isinstance(loose, dict):
-            return [unread(NAME, "record")]
-        rec = msgspec.convert(loose, ClaudeRecord)
+    rec = record_in(line, NAME)
+    if rec is None:
+        return [unread(NAME, "record")]
     reader = _READERS.get(rec.type) if isinstance(rec.type, str) else None
     if reader is None:
         if isinstance(rec.type, str) and rec.type in _SILENT:
@@ -297,9 +227,7 @@ def _thread_of(rec: ClaudeRecord, state: ClaudeState, events: list[TranscriptEve
     else:
         name = ""
     session = text(rec.session) or text(rec.stream_session)
-    if name not in state.threads:
-        _open(name, session, rec, state, events)
-    elif not name and session and not state.session:
+    if name not in state.threads or (not name and session and not state.session):
         _open(name, session, rec, state, events)
     if name:
         state.side = name
@@ -387,9 +315,7 @@ def _hear(
     at_utc: datetime | None,
 ) -> None:
     """A text in a person's place: theirs, the parent agent's, or the program's own."""
-    if "<system-reminder>" in said:
-        said = _REMINDER.sub("", said)
-    said = said.strip()
+    said = _without_reminders(said)
     if not said:
         return
     if rec.is_summary is True:
@@ -401,10 +327,8 @@ def _hear(
         state.threads[name].said = ""
         events.extend(state.calls.drop(name, Result.INTERRUPTED))
         events.append(Waiting(name, "human", at_utc))
-    elif "<command-name>" in said[:2_000] and (command := _COMMAND.search(said)):
-        args = _COMMAND_ARGS.search(said)
-        slash = command[1] if command[1].startswith("/") else f"/{command[1]}"
-        state.command = bounded(f"{slash} {args[1].strip() if args else ''}".strip())
+    elif (command := _slash_command(said)) != "":
+        state.command = command
     elif said.startswith(_INJECTED):
         state.command = ""
     elif rec.is_meta is True:
@@ -412,6 +336,20 @@ def _hear(
             _ask(f"{state.command}\n\n{said}", name, state, events, at_utc)
     elif record(rec.origin).get("kind") != "task-notification":
         _ask(said, name, state, events, at_utc)
+
+
+def _without_reminders(said: str) -> str:
+    return (_REMINDER.sub("", said) if "<system-reminder>" in said else said).strip()
+
+
+def _slash_command(said: str) -> str:
+    """`/name arguments`, of the record that a person's slash command leaves; "" of others."""
+    command = _COMMAND.search(said, 0, 2_000) if "<command-name>" in said else None
+    if command is None:
+        return ""
+    args = _COMMAND_ARGS.search(said)
+    slash = command[1] if command[1].startswith("/") else f"/{command[1]}"
+    return bounded(f"{slash} {args[1].strip() if args else ''}".strip())
 
 
 def _ask(
@@ -459,14 +397,14 @@ def _take_answer(
         return
     state.threads[name].said = ""
     observation = _answer_text(block.get("content"))
-    structured = _structured(rec.outcome)
+    structured = structured_result(rec.outcome)
     failed = block.get("is_error") is True or observation.startswith("<tool_use_error>")
     result, code = None, exit_code_of(structured.exit_code)
     if failed and _REFUSED.match(observation):
         result = Result.REJECTED
     elif structured.interrupted is True or observation.startswith(_INTERRUPTED):
         result = Result.INTERRUPTED
-    elif call.shell and code is None:
+    elif call.by_shell and code is None:
         code = _exit_code(observation, structured, failed=failed)
     events.append(
         answered(
@@ -493,19 +431,7 @@ def _answer_text(content: Any) -> str:
     return "\n".join(parts)
 
 
-def _structured(outcome: Any) -> _Structured:
-    if isinstance(outcome, msgspec.Raw):
-        raw = bytes(outcome) if len(memoryview(outcome)) < 3 else outcome  # noqa: PLR2004 - "{}" holds nothing
-        try:
-            return _structured_decoder.decode(raw)
-        except (msgspec.DecodeError, ValueError, RecursionError):
-            return _NOT_STRUCTURED
-    if isinstance(outcome, dict):
-        return msgspec.convert(outcome, _Structured)
-    return _NOT_STRUCTURED
-
-
-def _exit_code(observation: str, structured: _Structured, *, failed: bool) -> int | None:
+def _exit_code(observation: str, structured: StructuredResult, *, failed: bool) -> int | None:
     if failed:
         found = _EXIT_CODE.match(observation)
         return exit_code_of(int(found[1])) if found else None
@@ -514,10 +440,10 @@ def _exit_code(observation: str, structured: _Structured, *, failed: bool) -> in
     return 0
 
 
-def _edits(call: Call, structured: _Structured) -> tuple[EditRange, ...]:
+def _edits(call: Call, structured: StructuredResult) -> tuple[EditRange, ...]:
     """Where the patch says that lines were written; a whole file stays a whole file."""
     planned = call.step.edits
-    if call.step.kind is not StepKind.EDIT or call.shell or (planned and planned[0].created):
+    if call.step.kind is not StepKind.EDIT or call.by_shell or (planned and planned[0].created):
         return ()
     return hunk_edits(text(structured.path), structured.hunks)
 
@@ -559,7 +485,7 @@ def _read_assistant(
     model = text(message.get("model"))[:100]
     if state.command and not name and model != _NO_ANSWER_MODEL:
         _ask(state.command, name, state, events, at_utc)
-    if model and model != thread.model and model != _NO_ANSWER_MODEL:
+    if model and model not in (thread.model, _NO_ANSWER_MODEL):
         thread.model = model
         if state.session:
             cwd = text(rec.cwd)[:1_000]
@@ -714,7 +640,7 @@ def _read_system(
 def _read_result(
     rec: ClaudeRecord, name: str, state: ClaudeState, events: list[TranscriptEvent]
 ) -> None:
-    """The last record of `stream-json`: the run is over. (Others are some cache's.)"""
+    """The last record of `stream-json`: the run is over. Those without subtype are a cache's."""
     if not isinstance(rec.subtype, str):
         return
     claim, total = text(rec.result), amount(rec.total_cost)

@@ -16,6 +16,7 @@ calls without an id: their answers belong to the oldest open call of that name.
 import re
 import shlex
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -27,6 +28,7 @@ from custosd.adapters.transcripts.calls import (
     Tool,
     answered,
     begun,
+    whole_file,
 )
 from custosd.adapters.transcripts.fields import (
     Record,
@@ -40,7 +42,7 @@ from custosd.adapters.transcripts.fields import (
     text,
 )
 from custosd.adapters.transcripts.format import GarbledRecord, LineFormat, Sample
-from custosd.adapters.transcripts.patches import diff_edits, envelope_edits, whole_file
+from custosd.adapters.transcripts.patches import diff_edits, envelope_edits
 from custosd.adapters.transcripts.sampling import first_records, unread
 from custosd.core.effects import bounded, text_of
 from custosd.core.transcript import (
@@ -91,8 +93,10 @@ TOOLS = {
 }
 
 _ENVELOPES = frozenset(
-    ("session_meta", "turn_context", "response_item", "event_msg", "compacted", "world_state")
-    + ("inter_agent_communication_metadata",)
+    (
+        *("session_meta", "turn_context", "response_item", "event_msg", "compacted", "world_state"),
+        *("inter_agent_communication_metadata",),
+    )
 )
 _SHELLS = re.compile(r"(?:/\S*/)?(?:ba|z|da|k)?sh\Z")
 _INJECTED = re.compile(r"<[a-z_ -]{3,40}>|<INSTRUCTIONS>|# AGENTS\.md instructions|Caveat: ")
@@ -433,10 +437,8 @@ def _read_call(
         name = f"{server}__{name}"
     args: Any = payload.get("arguments", payload.get("input", payload.get("action")))
     if isinstance(args, str) and args.lstrip().startswith("{"):
-        try:
+        with suppress(GarbledRecord):  # free text that happens to begin like an object
             args = decoded(args, NAME)
-        except GarbledRecord:
-            pass  # free text that happens to begin like an object
     key = text(payload.get("call_id")) or (text(payload.get("id")) if not name else "")
     return _add_call(name or text(payload.get("type")), args, key, state, at_utc)
 
@@ -505,8 +507,8 @@ def _answer_of(value: Any) -> _Answer:
             if isinstance(inner, dict) and "output" in inner:
                 return _answer_of(inner)
             return _Answer(value)
-        found = _SANDBOX.match(value) or _EXIT_CODE.search(value, 0, _HEAD_CHARS)
-        return _Answer(value, int(found[1]) if found else None)
+        code_said = _SANDBOX.match(value) or _EXIT_CODE.search(value, 0, _HEAD_CHARS)
+        return _Answer(value, int(code_said[1]) if code_said else None)
     if isinstance(value, list):
         return _answer_of(prose(value) or "[image]") if value else _Answer("")
     found = record(value)
@@ -527,7 +529,7 @@ def _answered(call: Call, answer: _Answer, at_utc: datetime | None) -> Transcrip
     elif answer.exit_code is None and _ABORTED.match(head):
         result = Result.INTERRUPTED
     failed = answer.failed
-    if failed is None and not call.shell:
+    if failed is None and not call.by_shell:
         complains = head.startswith(("apply_patch verification failed", "failed", "Error", "err:"))
         failed = bool(answer.exit_code) or complains or "tool call error" in head
     code = answer.exit_code if answer.exit_code is not None else call.step.exit_code
@@ -641,19 +643,37 @@ _EVENTS: dict[str, _Reader] = {
     "exec_command_end": _read_exec_end,
     "patch_apply_end": _read_patch_end,
     **dict.fromkeys(
-        ("task_started", "turn_started", "turn_diff", "plan_update", "background_event", "warning")
-        + ("stream_error", "exec_command_begin", "exec_command_output_delta", "patch_apply_begin")
-        + ("mcp_tool_call_begin", "mcp_tool_call_end", "web_search_begin", "web_search_end")
-        + ("image_generation_begin", "image_generation_end", "view_image_tool_call")
-        + ("item_started", "item_completed", "thread_settings_applied", "thread_name_updated")
-        + ("thread_goal_updated", "thread_rolled_back", "entered_review_mode")
-        + ("exited_review_mode", "guardian_assessment", "sub_agent_activity", "undo_started")
-        + ("undo_completed", "dynamic_tool_call_request", "dynamic_tool_call_response")
-        + ("collab_agent_spawn_begin", "collab_agent_spawn_end", "collab_waiting_begin")
-        + ("collab_waiting_end", "collab_close_begin", "collab_close_end", "shutdown_complete")
-        + ("collab_agent_interaction_begin", "collab_agent_interaction_end", "deprecation_notice")
-        + ("collab_resume_begin", "collab_resume_end", "session_configured", "model_reroute")
-        + ("codex/event/raw_item", "account/rateLimits/updated", "raw_response_item"),
+        (
+            *(
+                "task_started",
+                "turn_started",
+                "turn_diff",
+                "plan_update",
+                "background_event",
+                "warning",
+            ),
+            *(
+                "stream_error",
+                "exec_command_begin",
+                "exec_command_output_delta",
+                "patch_apply_begin",
+            ),
+            *("mcp_tool_call_begin", "mcp_tool_call_end", "web_search_begin", "web_search_end"),
+            *("image_generation_begin", "image_generation_end", "view_image_tool_call"),
+            *("item_started", "item_completed", "thread_settings_applied", "thread_name_updated"),
+            *("thread_goal_updated", "thread_rolled_back", "entered_review_mode"),
+            *("exited_review_mode", "guardian_assessment", "sub_agent_activity", "undo_started"),
+            *("undo_completed", "dynamic_tool_call_request", "dynamic_tool_call_response"),
+            *("collab_agent_spawn_begin", "collab_agent_spawn_end", "collab_waiting_begin"),
+            *("collab_waiting_end", "collab_close_begin", "collab_close_end", "shutdown_complete"),
+            *(
+                "collab_agent_interaction_begin",
+                "collab_agent_interaction_end",
+                "deprecation_notice",
+            ),
+            *("collab_resume_begin", "collab_resume_end", "session_configured", "model_reroute"),
+            *("codex/event/raw_item", "account/rateLimits/updated", "raw_response_item"),
+        ),
         _skip,
     ),
 }

@@ -9,7 +9,7 @@ Laws:
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from custosd.adapters.transcripts.calls import SPEECH_CHARS, Call, Calls, Tool, answered, begun
@@ -53,7 +53,6 @@ TOOLS = {
     "mcp_tool_call": Tool(_S.OTHER),
 }
 
-_SILENT = frozenset(("turn.started", "item.updated"))
 _LIMIT = re.compile(r"usage.?limit|rate.?limit|\b429\b|overloaded", re.IGNORECASE)
 _WRAPPED = re.compile(r"(?:/\S*/)?(?:ba|z|da|k)?sh -l?c (.+)\Z", re.DOTALL)
 _RESULTS = {"declined": Result.REJECTED, "in_progress": Result.UNANSWERED}
@@ -83,28 +82,8 @@ def read(line: str, state: CodexExecState) -> Sequence[TranscriptEvent]:
     """Read one event of the stream; raises `GarbledRecord` where it is no JSON."""
     found = record(decoded(line, NAME))
     kind = found.get("type")
-    match kind:
-        case "thread.started":
-            return [Opened("", text(found.get("thread_id"))[:200])]
-        case "turn.started":
-            state.turns += 1
-            state.said = ""
-            return ()
-        case "item.started":
-            return _begin(record(found.get("item")), state)
-        case "item.completed":
-            return _complete(record(found.get("item")), state)
-        case "turn.completed":
-            return _end(RunEnd.FINISHED, state.said, record(found.get("usage")), state)
-        case "turn.failed" | "error":
-            said = text(record(found.get("error")).get("message")) or text(found.get("message"))
-            if kind == "error" and "reconnect" in said[:100].lower():
-                return ()
-            limited = [Waiting("", "rate_limit")] if _LIMIT.search(said[:500]) else []
-            return [*limited, *_end(RunEnd.ERROR, said, {}, state)]
-    if isinstance(kind, str) and kind in _SILENT:
-        return ()
-    return [unread(NAME, kind)]
+    reader = _READERS.get(kind) if isinstance(kind, str) else None
+    return reader(found, state) if reader else [unread(NAME, kind)]
 
 
 def settle(state: CodexExecState) -> Sequence[TranscriptEvent]:
@@ -112,7 +91,34 @@ def settle(state: CodexExecState) -> Sequence[TranscriptEvent]:
     return state.calls.drop(None, Result.UNANSWERED)
 
 
-def _begin(item: Record, state: CodexExecState) -> Sequence[TranscriptEvent]:
+def _open(found: Record, _: CodexExecState) -> Sequence[TranscriptEvent]:
+    return [Opened("", text(found.get("thread_id"))[:200])]
+
+
+def _start_turn(_: Record, state: CodexExecState) -> Sequence[TranscriptEvent]:
+    state.turns += 1
+    state.said = ""
+    return ()
+
+
+def _complete_turn(found: Record, state: CodexExecState) -> Sequence[TranscriptEvent]:
+    return _end(RunEnd.FINISHED, state.said, record(found.get("usage")), state)
+
+
+def _fail(found: Record, state: CodexExecState) -> Sequence[TranscriptEvent]:
+    said = text(record(found.get("error")).get("message")) or text(found.get("message"))
+    if found.get("type") == "error" and "reconnect" in said[:100].lower():
+        return ()
+    limited = [Waiting("", "rate_limit")] if _LIMIT.search(said[:500]) else []
+    return [*limited, *_end(RunEnd.ERROR, said, {}, state)]
+
+
+def _skip(_: Record, __: CodexExecState) -> Sequence[TranscriptEvent]:
+    return ()
+
+
+def _begin(found: Record, state: CodexExecState) -> Sequence[TranscriptEvent]:
+    item = record(found.get("item"))
     if item.get("type") not in TOOLS:
         return ()
     return state.calls.add(_call(item, state))
@@ -155,7 +161,8 @@ def _unquoted(script: str) -> str:
     return script
 
 
-def _complete(item: Record, state: CodexExecState) -> Sequence[TranscriptEvent]:
+def _complete(found: Record, state: CodexExecState) -> Sequence[TranscriptEvent]:
+    item = record(found.get("item"))
     kind = item.get("type")
     if kind == "agent_message":
         said = text(item.get("text")).strip()
@@ -186,7 +193,7 @@ def _answered(call: Call, item: Record) -> Acted:
     return answered(
         call,
         shown or prose(result.get("content")),
-        failed=None if call.shell else status == "failed" or bool(error),
+        failed=None if call.by_shell else status == "failed" or bool(error),
         exit_code=exit_code_of(item.get("exit_code")),
         result=_RESULTS.get(status),
     )
@@ -205,5 +212,16 @@ def _end(
     state.said = ""
     return [*events, Ended("", end, bounded(claim))]
 
+
+_READERS: dict[str, Callable[[Record, CodexExecState], Sequence[TranscriptEvent]]] = {
+    "thread.started": _open,
+    "turn.started": _start_turn,
+    "item.started": _begin,
+    "item.updated": _skip,
+    "item.completed": _complete,
+    "turn.completed": _complete_turn,
+    "turn.failed": _fail,
+    "error": _fail,
+}
 
 FORMAT = LineFormat(NAME, matches, CodexExecState, CodexExecState, read, settle)

@@ -15,6 +15,8 @@ from custosd.adapters.transcripts.lenient import decoded_leniently
 MAX_COUNT = 2**53
 """No count in a transcript is larger; what claims to be is read as this."""
 
+NAME_CHARS = 400
+
 _DECODER = msgspec.json.Decoder()
 _YEAR_3000_S = 32_503_680_000.0
 
@@ -48,6 +50,11 @@ def rows(value: Any) -> list[Any]:
 def text(value: Any) -> str:
     """The value if it is a string, else ""."""
     return value if isinstance(value, str) else ""
+
+
+def name(value: Any) -> str:
+    """Text that names a thing (a session, a thread): it ends in keys, so it has an end."""
+    return value[:NAME_CHARS] if isinstance(value, str) else ""
 
 
 def prose(value: Any) -> str:

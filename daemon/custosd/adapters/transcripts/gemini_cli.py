@@ -196,7 +196,7 @@ def _read_message(
             del state.messages[next(iter(state.messages))]
     said = prose(message.get("content", message.get("parts"))).strip()
     if kind == "gemini":
-        return _read_answer(message, said, told, state, at_utc)
+        return _read_answer(message, said, ident, told, state, at_utc)
     if told.said:
         return []
     told.said = True
@@ -214,7 +214,12 @@ def _read_message(
 
 
 def _read_answer(
-    message: Record, said: str, told: GeminiMessage, state: GeminiState, at_utc: datetime | None
+    message: Record,
+    said: str,
+    place: str,
+    told: GeminiMessage,
+    state: GeminiState,
+    at_utc: datetime | None,
 ) -> list[TranscriptEvent]:
     events: list[TranscriptEvent] = []
     model = text(message.get("model"))[:100]
@@ -234,8 +239,10 @@ def _read_answer(
         told.usage = told.usage + more
         events.append(Spent("", more))
     thought = said or _thoughts(message.get("thoughts"))
-    for call in rows(message.get("toolCalls")):
-        events.extend(_read_call(record(call), thought, told, state))
+    for number, call in enumerate(rows(message.get("toolCalls"))):
+        found = record(call)
+        key = text(found.get("id"))[:200] or f"{place}.{number}"
+        events.extend(_read_call(found, key, thought, told, state))
         thought = ""
     return events
 
@@ -252,12 +259,12 @@ def _thoughts(thoughts: Any) -> str:
 
 
 def _read_call(
-    call: Record, thought: str, told: GeminiMessage, state: GeminiState
+    call: Record, key: str, thought: str, told: GeminiMessage, state: GeminiState
 ) -> list[TranscriptEvent]:
-    key, name = text(call.get("id"))[:200], text(call.get("name"))
-    if key and key in told.calls:
+    name = text(call.get("name"))
+    if key in told.calls:
         return []
-    waited = state.calls.take(key) if key else None
+    waited = state.calls.take(key)
     at_utc = moment(call.get("timestamp"))
     begins = waited or begun(
         TOOLS, name, call.get("args"), key, made=state.calls.made,
@@ -273,7 +280,7 @@ def _read_call(
     told.calls = [*told.calls, key][-MAX_TOLD_CALLS:]
     shown = _answer_text(call)
     code = None
-    if begins.shell and (found := _EXIT_CODE.search(shown, max(0, len(shown) - _TAIL_CHARS))):
+    if begins.by_shell and (found := _EXIT_CODE.search(shown, max(0, len(shown) - _TAIL_CHARS))):
         code = int(found[1])
     result = None
     if call.get("status") == "cancelled":

@@ -18,6 +18,7 @@ from custosd.adapters.transcripts.fields import (
     decoded,
     exit_code_of,
     moment,
+    name,
     prose,
     record,
     rows,
@@ -95,7 +96,7 @@ def read_document(data: bytes) -> Sequence[TranscriptEvent]:
     model = text(record(config.get("model")).get("model_name"))
     cwd = text(record(config.get("environment")).get("cwd"))
     run = _Run()
-    run.events.append(Opened("", text(document.get("instance_id")), cwd=cwd, model=model))
+    run.events.append(Opened("", name(document.get("instance_id")), cwd=cwd, model=model))
     last_exit: Record = {}
     for message in messages:
         entry = record(message)

@@ -24,6 +24,7 @@ from custosd.adapters.transcripts.fields import (
     decoded,
     exit_code_of,
     moment,
+    name,
     record,
     rows,
     text,
@@ -436,9 +437,9 @@ def _end_of_error(error: str) -> RunEnd:
 def _read_record(run_record: Record, thread: str) -> list[TranscriptEvent]:
     """One run of an evaluation or of the resolver: it is over when it is written."""
     issue = record(run_record.get("issue"))
-    session = text(run_record.get("instance_id"))
+    session = name(run_record.get("instance_id"))
     if not session and issue:
-        session = f"{text(issue.get('repo'))}#{count(issue.get('number'))}"
+        session = f"{name(issue.get('repo'))}#{count(issue.get('number'))}"
     config = record(record(run_record.get("metadata")).get("llm_config"))
     run = _Run(thread)
     run.events.append(Opened(thread, session, model=text(config.get("model"))))
@@ -477,7 +478,7 @@ def read_document(data: bytes) -> Sequence[TranscriptEvent]:
         raise GarbledRecord("openhands: neither an event stream nor a run's record")
     run = _Run("")
     first = record(value[0]) if value else {}
-    session = text(first.get("sid")) or text(first.get("session_id"))
+    session = name(first.get("sid")) or name(first.get("session_id"))
     run.events.append(Opened("", session, at_utc=moment(first.get("timestamp"))))
     read_history(value, run)
     return run.events
@@ -495,10 +496,12 @@ class OutputState:
 
 def read_output_line(line: str, state: OutputState) -> Sequence[TranscriptEvent]:
     """One run; its instance id (or its number) is the thread."""
+    if not line.strip():
+        return ()
     value = decoded(line, "openhands output")
     if not isinstance(value, dict):
         raise GarbledRecord("openhands output: a line that is no record")
-    events = _read_record(value, text(value.get("instance_id")) or f"run {state.runs + 1}")
+    events = _read_record(value, name(value.get("instance_id")) or f"run {state.runs + 1}")
     state.runs += 1
     return events
 

@@ -60,10 +60,6 @@ TOOLS = {
     "web_fetch": Tool(_S.BROWSE),
 }
 
-_SILENT = frozenset(
-    ("thinking_level_change", "label", "custom", "custom_message", "session_info", "leaf")
-    + ("branch_summary", "model_select")
-)
 _EXIT_CODE = re.compile(r"(?:Command exited with code|[Ee]xit code:?) (\d{1,9})\s*\Z")
 _TAIL_CHARS = 200
 _LIMIT = re.compile(r"rate.?limit|usage.?limit|\b429\b|\b529\b|overloaded|quota", re.IGNORECASE)
@@ -93,29 +89,25 @@ def matches(sample: Sample) -> bool:
 def read(line: str, state: PiState) -> Sequence[TranscriptEvent]:
     """Read one entry; raises `GarbledRecord` where it is no JSON."""
     found = record(decoded(line, NAME))
-    kind, at_utc = found.get("type"), moment(found.get("timestamp"))
-    match kind:
-        case "message":
-            message = record(found.get("message"))
-            role = message.get("role")
-            reader = _ROLES.get(role) if isinstance(role, str) else None
-            if reader is None:
-                return [unread(NAME, role, "role")]
-            return reader(message, state, at_utc)
-        case "session":
-            return _open(found, state, at_utc)
-        case "model_change":
-            return _change_model(text(found.get("modelId"))[:100], state, at_utc)
-        case "compaction" | "compact":
-            return [Compacted("", at_utc)]
-    if isinstance(kind, str) and kind in _SILENT:
-        return ()
-    return [unread(NAME, kind)]
+    kind = found.get("type")
+    reader = _ENTRIES.get(kind) if isinstance(kind, str) else None
+    if reader is None:
+        return [unread(NAME, kind)]
+    return reader(found, state, moment(found.get("timestamp")))
 
 
 def settle(state: PiState) -> Sequence[TranscriptEvent]:
     """The calls that nobody answered."""
     return state.calls.drop(None, Result.UNANSWERED)
+
+
+def _read_message(
+    found: Record, state: PiState, at_utc: datetime | None
+) -> Sequence[TranscriptEvent]:
+    message = record(found.get("message"))
+    role = message.get("role")
+    reader = _ROLES.get(role) if isinstance(role, str) else None
+    return reader(message, state, at_utc) if reader else [unread(NAME, role, "role")]
 
 
 def _open(found: Record, state: PiState, at_utc: datetime | None) -> Sequence[TranscriptEvent]:
@@ -127,7 +119,10 @@ def _open(found: Record, state: PiState, at_utc: datetime | None) -> Sequence[Tr
     return [Opened("", session, state.cwd, state.model, at_utc=at_utc)]
 
 
-def _change_model(model: str, state: PiState, at_utc: datetime | None) -> Sequence[TranscriptEvent]:
+def _change_model(
+    found: Record, state: PiState, at_utc: datetime | None
+) -> Sequence[TranscriptEvent]:
+    model = text(found.get("modelId"))[:100]
     if not model or model == state.model or not state.session:
         return ()
     state.model = model
@@ -233,7 +228,7 @@ def _read_answer(
     failed = message.get("isError") is True
     details = record(message.get("details"))
     code = exit_code_of(details.get("exitCode"))
-    if call.shell and code is None:
+    if call.by_shell and code is None:
         found = _EXIT_CODE.search(shown, max(0, len(shown) - _TAIL_CHARS))
         code = int(found[1]) if found else None if failed else 0
     interrupted = failed and shown.endswith(("Operation aborted", "Command aborted"))
@@ -253,7 +248,7 @@ def _read_answer(
 def _edits(call: Call, diff: str) -> tuple[EditRange, ...]:
     """From the first to the last numbered row (`+ 83 text`) that the diff shows as changed."""
     planned = call.step.edits
-    if not diff or not planned or planned[0].created or call.shell:
+    if not diff or not planned or planned[0].created or call.by_shell:
         return ()
     found = [
         (match[1], int(match[2]))
@@ -265,16 +260,38 @@ def _edits(call: Call, diff: str) -> tuple[EditRange, ...]:
     return (EditRange(planned[0].path, min(numbers), max(numbers), digest=planned[0].digest),)
 
 
-_ROLES: dict[str, Callable[[Record, PiState, datetime | None], Sequence[TranscriptEvent]]] = {
+def _compact(_: Record, __: PiState, at_utc: datetime | None) -> Sequence[TranscriptEvent]:
+    return [Compacted("", at_utc)]
+
+
+def _skip(_: Record, __: PiState, ___: datetime | None) -> Sequence[TranscriptEvent]:
+    return ()
+
+
+_Reader = Callable[[Record, PiState, datetime | None], Sequence[TranscriptEvent]]
+
+_ENTRIES: dict[str, _Reader] = {
+    "message": _read_message,
+    "session": _open,
+    "model_change": _change_model,
+    "compaction": _compact,
+    "compact": _compact,
+    **dict.fromkeys(
+        (
+            *("thinking_level_change", "label", "custom", "custom_message", "session_info"),
+            *("branch_summary", "model_select", "leaf"),
+        ),
+        _skip,
+    ),
+}
+_ROLES: dict[str, _Reader] = {
     "user": _read_user,
     "assistant": _read_assistant,
     "toolResult": _read_answer,
     "bashExecution": _read_own_command,
-    "system": lambda *_: (),
-    "custom": lambda *_: (),
-    "hookMessage": lambda *_: (),
-    "branchSummary": lambda *_: (),
-    "compactionSummary": lambda *_: (),
+    **dict.fromkeys(
+        ("system", "custom", "hookMessage", "branchSummary", "compactionSummary"), _skip
+    ),
 }
 
 FORMAT = LineFormat(NAME, matches, PiState, PiState, read, settle)

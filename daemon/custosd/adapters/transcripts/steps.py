@@ -12,7 +12,14 @@ from typing import Annotated, Any
 
 import msgspec
 
-from custosd.adapters.transcripts.fields import MAX_COUNT, amount, count, exit_code_of, moment
+from custosd.adapters.transcripts.fields import (
+    MAX_COUNT,
+    amount,
+    count,
+    decoded,
+    exit_code_of,
+    moment,
+)
 from custosd.adapters.transcripts.format import GarbledRecord, LineFormat, Sample
 from custosd.core.commands import CommandReading, read_command
 from custosd.core.effects import outcome, text_of
@@ -185,7 +192,13 @@ def settle(state: StepsState) -> Sequence[TranscriptEvent]:
 def _decoded(decoder: Any, line: str) -> Any:
     try:
         return decoder.decode(line)
-    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+    except msgspec.ValidationError as error:
+        raise GarbledRecord(f"custosd: {error}") from error
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        pass
+    try:
+        return msgspec.convert(decoded(line, "custosd"), decoder.type)
+    except (msgspec.ValidationError, RecursionError) as error:
         raise GarbledRecord(f"custosd: {error}") from error
 
 

@@ -44,8 +44,8 @@ create table custosd.runs (
 
 create unique index runs_epoch_unique on custosd.runs (shard, agent_id, epoch) where epoch > 0;
 
--- Apart from its run, so that the run's row stays small. Both values are usually long
--- enough to be moved out of the page; the target keeps what is left of the row narrow.
+-- Apart from its run, so that the run's row stays small. The fold is usually long enough to
+-- be compressed and moved out of the page (a third of its size in the log that way).
 create table custosd.trajectories (
     shard           custosd.shard not null,
     agent_id        custosd.name not null,
@@ -55,7 +55,7 @@ create table custosd.trajectories (
     constraint trajectories_pk primary key (shard, agent_id, run_id),
     constraint trajectories_run_fk foreign key (shard, agent_id, run_id)
         references custosd.runs on delete cascade
-) with (fillfactor = 50, toast_tuple_target = 256, autovacuum_vacuum_scale_factor = 0.05,
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05,
         toast.autovacuum_vacuum_scale_factor = 0.05);
 
 -- How far each transcript has been read. `shard` is that of its key. `byte_offset` and
@@ -70,4 +70,4 @@ create table custosd.transcripts (
     cursor          bytea not null,
     grown_utc       timestamptz,
     constraint transcripts_pk primary key (shard, key)
-) with (fillfactor = 50, toast_tuple_target = 256, autovacuum_vacuum_scale_factor = 0.05);
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
