@@ -281,7 +281,6 @@ async def open_postgres(
                 )
             )
             dsn = server.dsn
-            log.info("database.started", version=server.version, pid=server.pid)
         elif not dsn:
             dsn = served_dsn(store.embedded.data_folder(state))
         secret = store.password(environ)

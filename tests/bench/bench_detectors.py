@@ -1,6 +1,6 @@
 """How well the detectors do on labelled runs, beside the loop rules of other agents.
 
-    python tests/bench/bench_detectors.py [--split tune|report|all] [--data DIR] [--only ENDING]
+    python tests/bench/bench_detectors.py [--split tune|report|all] [--data DIR]
 
 Thresholds were chosen on `tune` alone; `report` is what is reported. The split is by
 task group under a fixed hash, so no task is in both. An *alarm* is any signal of
@@ -20,13 +20,13 @@ import readings
 import vendors
 from fingerprints import read_fingerprints
 from readings import LabelledRun
-from sessions import read_sessions
 from scores import Outcome, auroc, bootstrap, score
+from sessions import read_sessions
 
 from custosd.core.detectors import DetectorLimits, signals
 from custosd.core.signals import Severity, SignalKind
 from custosd.core.trajectory import Trajectory
-from custosd.core.transcript import Acted, Ended, Step, StepKind
+from custosd.core.transcript import Acted, Ended, Step, StepKind, TranscriptEvent
 
 LIMITS = DetectorLimits()
 DATA = Path(__file__).resolve().parents[3] / "shared" / "transcripts"
@@ -180,14 +180,16 @@ def print_unconfounded(title: str, runs: Sequence[Folded]) -> None:
             continue
         base = sum(bool(f.run.failed) for f in alive) / len(alive)
         columns = [
-            [Outcome(f.run.task, bool(f.run.failed), fired=False, left=values(f)[k - 1]) for f in alive]
+            [
+                Outcome(f.run.task, bool(f.run.failed), fired=False, left=values(f)[k - 1])
+                for f in alive
+            ]
             for values in (lambda f: f.weight, lambda f: f.stale_share, lambda f: f.error_share)
         ]
         low, high = bootstrap(columns[0], auroc_of)
         a, b, c = (auroc_of(column) for column in columns)
         print(
-            f"{k:4} {len(alive):5}  {base:.3f}   {a:.3f} [{low:.3f} {high:.3f}]"
-            f"   {b:.3f}   {c:.3f}"
+            f"{k:4} {len(alive):5}  {base:.3f}   {a:.3f} [{low:.3f} {high:.3f}]   {b:.3f}   {c:.3f}"
         )
 
 
@@ -267,12 +269,12 @@ def print_native(runs: Iterable[Folded]) -> None:
 
 def without_end(folded: Folded) -> Folded:
     """The run as it looked while it went on: no submission, no word of how it ended."""
-    events = tuple(
+    events: list[TranscriptEvent] = [
         event
         for event in folded.run.events
         if not isinstance(event, Ended)
         and not (isinstance(event, Acted) and event.step.kind is StepKind.SUBMIT)
-    )
+    ]
     run = folded.run
     return fold(
         LabelledRun(run.source, run.id, run.task, events, run.failed, run.exit, run.human_labels)
@@ -298,7 +300,7 @@ def load(data: Path) -> Iterator[LabelledRun]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--split", choices=("tune", "report", "all"), default="report")
     parser.add_argument("--data", type=Path, default=DATA)
     options = parser.parse_args()

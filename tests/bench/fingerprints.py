@@ -12,7 +12,7 @@ from typing import Any
 
 from readings import LabelledRun
 
-from custosd.core.trajectory import PAGING_VERBS
+from custosd.core.steps import PAGING_VERBS
 from custosd.core.transcript import (
     Acted,
     EditRange,
@@ -29,8 +29,7 @@ from custosd.core.transcript import (
 
 LISTING_HUNDREDS = 10
 _WORDS = {
-    hashlib.sha1(word.encode()).hexdigest()[:8]: word  # noqa: S324 - names, not secrets
-    for word in (*sorted(PAGING_VERBS), "submit")
+    hashlib.sha1(word.encode()).hexdigest()[:8]: word for word in (*sorted(PAGING_VERBS), "submit")
 }
 _ENDS = {
     "submitted": RunEnd.SUBMITTED,
@@ -108,7 +107,7 @@ def _step(number: int, fields: list[Any], opened: str, listing: int) -> Step:
         key=str(number),
         kind=kind,
         tool=kind_name,
-        verb=_WORDS.get(action, kind_name),
+        verb=_WORDS.get(str(action), kind.value),
         action=Text("", 1, action, action),
         observation=Text("", max(1, hundreds * 100), observation, loose),
         result=result,

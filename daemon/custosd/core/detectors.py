@@ -121,8 +121,9 @@ def repeating(trajectory: Trajectory, limits: DetectorLimits) -> Signal | None:
     Rule: verb, target and normalised result equal, `repeats` times within 16 steps and
     since the world last changed; the latest of them within the last 8. Unit: occurrences.
     ALARM at `repeats` (a look, which changes nothing: SUSPICION, ALARM at twice), NOTE one
-    before. Paging and polling are left out. Also a NOTE: the same write tried again within 8 steps, `repeats` times of late, as in cycles of
-    refused, deleted, written. Does not say that the agent cannot get out of it.
+    before. Paging and polling are left out. Also a NOTE: the same write tried again within
+    8 steps, `repeats` times of late, as in cycles of refused, deleted, written. Does not
+    say that the agent cannot get out of it.
     """
     effect = trajectory.repeats
     if not limits.repeats:
@@ -253,7 +254,8 @@ def no_progress(trajectory: Trajectory, limits: DetectorLimits) -> Signal | None
     if not limits.no_progress_steps:
         return None
     marks = trajectory.window
-    if marks and marks[-1].kind is StepKind.SUBMIT and (about := _empty_handed(trajectory)):
+    handed_in = bool(marks) and marks[-1].kind is StepKind.SUBMIT and not marks[-1].failed
+    if handed_in and (about := _empty_handed(trajectory)):
         return Signal(SignalKind.NO_PROGRESS, Severity.ALARM, (marks[-1].step,), 0, 1, about)
     if idle < limits.no_progress_steps:
         return _edit_gap(trajectory, limits)

@@ -19,7 +19,12 @@ CONFIDENCE = {
     Severity.SUSPICION: 0.6,
     Severity.NOTE: 0.3,
 }
-"""How far a standing is to be trusted that rests on a signal of this severity."""
+"""How far a standing is to be trusted that rests on a signal of this severity.
+
+On labelled coding runs, alarms spoke of runs that failed in 93 to 100 % of cases and
+suspicions in 84 to 98 %, where 88 % failed at all; a healthy fleet fails less often, so
+the numbers here are lower.
+"""
 
 RECENT_STEPS = 10
 """Progress this many steps back still counts as progress."""

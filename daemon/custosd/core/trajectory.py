@@ -10,12 +10,12 @@ Laws:
    a repetition (the same content written again, the same deletion) does not matter.
 """
 
-import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import assert_never
 
+from custosd.core.claims import asks, disclaims, says_done
 from custosd.core.constraints import (
     CONSTRAINT_CHARS,
     CONSTRAINTS_KEPT,
@@ -24,7 +24,6 @@ from custosd.core.constraints import (
     read_rules,
     scope_of,
 )
-from custosd.core.effects import bounded
 from custosd.core.history import (
     CONTENTS_KEPT,
     KEY_CHARS,
@@ -39,6 +38,18 @@ from custosd.core.history import (
     latest,
     printable,
     tail_of,
+)
+from custosd.core.phases import focus_of, phase_of
+from custosd.core.steps import (
+    CHECKS,
+    FAILED,
+    LOOKS,
+    NOT_A_CHECK,
+    attempt_key_of,
+    deletes,
+    effect_key_of,
+    goes_on,
+    writes,
 )
 from custosd.core.topics import is_document, topics_of, wants_documents, wants_files
 from custosd.core.transcript import (
@@ -65,63 +76,9 @@ from custosd.core.verdicts import Phase
 
 GOAL_CHARS = 1_000
 CLAIM_CHARS = 400
-CLAIM_SCANNED_CHARS = 4_000
 VIOLATIONS_KEPT = 8
 SPEND_SAMPLES = 8
 FILES_SHOWN = 24
-_FOCUS_STEPS = 8
-
-PAGING_VERBS = frozenset(
-    {
-        "scroll",
-        "scroll_down",
-        "scroll_up",
-        "goto",
-        "next",
-        "next_page",
-        "prev",
-        "prev_page",
-        "page_down",
-        "page_up",
-    }
-)
-"""Verbs that move through a long text, naming no place: the same call goes elsewhere."""
-
-_DELETING_VERBS = frozenset({"rm", "rmdir", "unlink", "del", "delete", "trash"})
-_FAILED = frozenset({Result.ERROR, Result.REJECTED})
-_CHECKS = frozenset({StepKind.RUN, StepKind.TEST})
-_NOT_A_CHECK = frozenset(
-    {
-        ErrorClass.MISSING_COMMAND,
-        ErrorClass.MISSING_FILE,
-        ErrorClass.TOOL_MISUSE,
-        ErrorClass.PERMISSION,
-        ErrorClass.NETWORK,
-        ErrorClass.RATE_LIMIT,
-        ErrorClass.AUTH,
-        ErrorClass.DISK_FULL,
-    }
-)
-_LOOKS = frozenset({StepKind.READ, StepKind.SEARCH, StepKind.BROWSE})
-_POLLS = re.compile(
-    r"\bsleep\s+\d|^(?:sleep|wait\w*|watch|bash_?output|task_?output|write_stdin|poll\w*)\b",
-    re.IGNORECASE,
-)
-_ASKS = re.compile(
-    r"\?\s*[\"'`*_)\]]*\s*\Z"
-    r"|\bplease\s+(?:confirm|provide|clarify|choose|approve|advise|specify|tell\s+me)\b",
-    re.IGNORECASE,
-)
-_CLAIMS_DONE = re.compile(
-    r"\b(?:done|complete[d]?|finished|fixed|resolved|implemented|solved|works?\s+now|"
-    r"all\s+(?:\w+\s+)?tests\s+(?:now\s+)?pass\w*|successfully|ready\s+(?:for|to)|in\s+place)\b",
-    re.IGNORECASE,
-)
-_DISCLAIMS = re.compile(
-    r"\b(?:not\s+(?:yet\s+)?(?:done|complete|finished|fixed|resolved|implemented|solved|working)|"
-    r"unable\s+to|could\s+not|couldn['’]?t|still\s+fail\w*|partially|gave\s+up|incomplete)\b",  # noqa: RUF001 - people type both
-    re.IGNORECASE,
-)
 
 
 class Activity(StrEnum):
@@ -268,7 +225,11 @@ class Trajectory:
             goal=self.goal,
             constraints=tuple(self.constraints),
             focus=focus_of(self.window),
-            phase=phase_of(self),
+            phase=phase_of(
+                self.window,
+                waiting=self.activity is Activity.WAITING,
+                finishing=self.claims_done or self.activity is Activity.ENDED,
+            ),
             activity=self.activity,
             waiting_on=self.waiting_on,
             steps=self.steps,
@@ -348,10 +309,10 @@ class Trajectory:
                 self.waiting_on = ""
             return
         self.claim = text[-CLAIM_CHARS:]
-        asks = bool(_ASKS.search(text[-CLAIM_CHARS:]))
-        self.claims_done = says_done(text) and not asks
-        self.activity = Activity.WAITING if asks else Activity.TURN_ENDED
-        self.waiting_on = "human" if asks else ""
+        asking = asks(text)
+        self.claims_done = says_done(text) and not asking
+        self.activity = Activity.WAITING if asking else Activity.TURN_ENDED
+        self.waiting_on = "human" if asking else ""
 
     def _wait(self, event: Waiting) -> None:
         self.activity = Activity.WAITING
@@ -366,7 +327,7 @@ class Trajectory:
             self.claim = printable(event.claim)[-CLAIM_CHARS:]
         # Who ends the run of its own accord holds that it is done, unless it says otherwise.
         by_itself = event.end in {RunEnd.SUBMITTED, RunEnd.FINISHED}
-        self.claims_done = by_itself and not _DISCLAIMS.search(self.claim)
+        self.claims_done = by_itself and not disclaims(self.claim)
         self._mix("ended", event.end, event.claim)
 
     def _spend(self, usage: Usage) -> None:
@@ -384,16 +345,16 @@ class Trajectory:
         self._resume()
         number = self.steps
         self.steps += 1
-        failed = step.result in _FAILED
+        failed = step.result in FAILED
         effect_key = effect_key_of(step)[:KEY_CHARS]
         seen_new = self._look(step, number, failed=failed)
         changed = False
-        if _writes(step):
+        if writes(step):
             changed = self._edit(step, number, failed=failed)
         repeat = self._count_effect(step, effect_key, number, changed=changed)
-        if step.changes_state and not _writes(step) and not failed and not repeat:
+        if step.changes_state and not writes(step) and not failed and not repeat:
             changed = True
-        if _deletes(step) and not failed:
+        if deletes(step) and not failed:
             self._delete(step, number)
         if changed:
             self.world += 1
@@ -404,7 +365,7 @@ class Trajectory:
             )
         for path in () if step.edits else step.files:
             record = self.files.get(path)
-            ran = step.kind in _CHECKS
+            ran = step.kind in CHECKS
             self.files.put(
                 path, record._replace(reads=record.reads + (not ran), runs=record.runs + ran)
             )
@@ -416,10 +377,11 @@ class Trajectory:
             self._use(step)
         self._mark(step, number, effect_key, failed=failed, repeat=repeat, novel=novel)
         self.last_step_utc = step.ended_utc or step.started_utc or self.last_step_utc
+        if step.kind is StepKind.SUBMIT:
+            self.answered = len(step.action.excerpt.split()) > 1
         if step.kind is StepKind.SUBMIT and not failed:
             self.claims_done = True
             self.claim = printable(step.action.excerpt)[:CLAIM_CHARS]
-            self.answered = len(step.action.excerpt.split()) > 1
         elif step.kind is StepKind.ASK and step.result is Result.UNANSWERED:
             self.activity, self.waiting_on = Activity.WAITING, "human"
         self._mix("acted", step.key, step.action.digest, step.observation.digest, step.result)
@@ -429,12 +391,12 @@ class Trajectory:
     ) -> None:
         paths = tuple(edit.path for edit in step.edits) or step.files
         target = tail_of(paths[0]) if paths else ""
-        wrote = bool(step.edits) and _writes(step) and not failed
+        wrote = bool(step.edits) and writes(step) and not failed
         verb = printable(step.verb)[:24]
         # By the call and not by the content: what was refused may have no content to show.
         attempt = step.action.digest[:8]
         again = (
-            _writes(step)
+            writes(step)
             and (failed or bool(step.edits))
             and any(m.attempt == attempt for m in self.window[-RETRY_STEPS:])
         )
@@ -468,14 +430,14 @@ class Trajectory:
         before = self.views.seen.get(key)
         view = self.views.note(key, number, self._relevant_world(step))
         apart = view.times > 1 and number - view.steps[-2] > 1
-        if apart and not step.edits and not _goes_on(step):
+        if apart and not step.edits and not goes_on(step):
             self.stale += 1
             self.stale_steps = latest(self.stale_steps, number, 16)
         return before is None and not failed
 
     def _relevant_world(self, step: Step) -> int:
         """The version of the part of the world that this step's result depends on."""
-        if step.kind in _LOOKS and step.files:
+        if step.kind in LOOKS and step.files:
             return max(self.files.get(path).written_step for path in step.files)
         return self.world
 
@@ -485,20 +447,20 @@ class Trajectory:
         An edit's effect depends on nothing else that changed, a deletion's only on what
         had been written there.
         """
-        if _writes(step):
+        if writes(step):
             return 0
-        if _deletes(step) and (paths := [e.path for e in step.edits] or step.files):
+        if deletes(step) and (paths := [e.path for e in step.edits] or step.files):
             return max(self.files.get(path).written_step for path in paths)
         return self._relevant_world(step)
 
     def _count_effect(self, step: Step, key: str, number: int, *, changed: bool) -> bool:
         """Count the step's effect; True if it was had before, nothing relevant since."""
         effect = self.effects.note(key, number, self._effect_world(step))
-        if changed or effect.times == 1 or _goes_on(step):
+        if changed or effect.times == 1 or goes_on(step):
             return False
         self.repeated += 1
         self.repeats = effect
-        self.repeats_look = step.kind in _LOOKS
+        self.repeats_look = step.kind in LOOKS
         target = tail_of(step.files[0]) if step.files else ""
         self.repeat_about = " ".join(filter(None, (printable(step.verb)[:24], target)))
         return True
@@ -524,7 +486,7 @@ class Trajectory:
 
     def _use(self, step: Step) -> None:
         """Running a file with a new result is why it is written anew: no churn."""
-        if step.kind in _CHECKS:
+        if step.kind in CHECKS:
             for path in step.files:
                 self.files.put(path, self.files.get(path)._replace(rewrites=0))
 
@@ -552,7 +514,7 @@ class Trajectory:
                 self.test_failed_step = number
             elif step.result is Result.OK:
                 self.test_passed_step = number
-        if step.kind in _CHECKS:
+        if step.kind in CHECKS:
             self._check(step, number, failed=failed)
 
     def _check(self, step: Step, number: int, *, failed: bool) -> None:
@@ -562,7 +524,7 @@ class Trajectory:
         """
         key = step.action.loose_digest
         if failed:
-            if step.error not in _NOT_A_CHECK:
+            if step.error not in NOT_A_CHECK:
                 self.red_step, self.red_key = number, key
             return
         if any(self.files.get(path).writes for path in step.files):
@@ -626,90 +588,5 @@ def _overlaps(record: FileRecord, edit: EditRange) -> bool:
     return edit.first_line <= record.last_line and record.first_line <= edit.last_line
 
 
-def attempt_key_of(step: Step) -> str:
-    """What a step tries: 16 hex digits, the contents that an edit writes, else the action.
-
-    Numbers in an action are made equal, but not in a look: they say which page it shows.
-    """
-    if step.edits:
-        wrote = (f"{tail_of(e.path)}={e.digest or step.action.digest}" for e in step.edits)
-        return digest_of("\x1f".join(wrote))
-    action = step.action.digest if step.kind in _LOOKS else step.action.loose_digest
-    return digest_of(f"{step.verb}\x1f{action}")
-
-
-def effect_key_of(step: Step) -> str:
-    """What a step comes to: 16 hex digits, equal for equal effects.
-
-    An edit's result is whether it was taken; another step's is what it answered, with
-    numbers made equal, or how it ended where it answered nothing.
-    """
-    if step.edits:
-        outcome = str(step.result in _FAILED)
-    else:
-        outcome = step.observation.loose_digest if step.observation.length else step.result
-    return digest_of(f"{attempt_key_of(step)}\x1f{outcome}")
-
-
-def _deletes(step: Step) -> bool:
-    return step.verb in _DELETING_VERBS
-
-
-def _writes(step: Step) -> bool:
-    return (bool(step.edits) or step.kind is StepKind.EDIT) and not _deletes(step)
-
-
-def _goes_on(step: Step) -> bool:
-    """Whether the same call again is no repetition: it pages on, or waits for something."""
-    return step.verb in PAGING_VERBS or bool(_POLLS.search(step.verb + " " + step.action.excerpt))
-
-
 def _known(step: int) -> int | None:
     return step if step >= 0 else None
-
-
-def says_done(text: str) -> bool:
-    """Whether a closing text says that the task is done, and takes nothing of it back."""
-    said = bounded(text, CLAIM_SCANNED_CHARS)
-    return bool(_CLAIMS_DONE.search(said)) and not _DISCLAIMS.search(said)
-
-
-def focus_of(window: list[Mark]) -> str:
-    """What the last eight steps were about: the commonest verbs and targets."""
-    marks = window[-_FOCUS_STEPS:]
-    verbs = _commonest([mark.verb or str(mark.kind) for mark in marks], 2)
-    targets = _commonest([mark.target for mark in marks if mark.target], 2)
-    said = ", ".join(verbs)
-    return f"{said}: {', '.join(targets)}" if targets else said
-
-
-def _commonest(words: list[str], most: int) -> list[str]:
-    return sorted(dict.fromkeys(words), key=lambda word: -words.count(word))[:most]
-
-
-_PHASES = {
-    StepKind.READ: Phase.EXPLORING,
-    StepKind.SEARCH: Phase.EXPLORING,
-    StepKind.BROWSE: Phase.EXPLORING,
-    StepKind.PLAN: Phase.PLANNING,
-    StepKind.EDIT: Phase.IMPLEMENTING,
-    StepKind.TEST: Phase.TESTING,
-    StepKind.RUN: Phase.TESTING,
-    StepKind.SUBMIT: Phase.FINISHING,
-}
-
-
-def phase_of(trajectory: Trajectory) -> Phase:
-    """The phase that the last six steps show; failing runs between edits are debugging."""
-    if trajectory.activity is Activity.WAITING:
-        return Phase.WAITING
-    marks = trajectory.window[-6:]
-    if not marks:
-        return Phase.STARTING
-    if trajectory.claims_done or trajectory.activity is Activity.ENDED:
-        return Phase.FINISHING
-    failing = any(m.failed and m.kind in {StepKind.TEST, StepKind.RUN} for m in marks)
-    if failing and any(m.kind is StepKind.EDIT for m in marks):
-        return Phase.DEBUGGING
-    phases = [_PHASES[m.kind] for m in marks if m.kind in _PHASES]
-    return max(phases, key=phases.count) if phases else Phase.UNKNOWN

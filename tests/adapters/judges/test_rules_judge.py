@@ -1,11 +1,11 @@
 """The rules judge keeps the contract and says what the rules say."""
 
 import pytest
+from tests.contracts.judge_contract import JudgeContract, question
 
 from custosd.adapters.judges.rules import RulesJudge
 from custosd.core.rules import judge_by_rules
 from custosd.core.verdicts import Standing
-from tests.contracts.judge_contract import JudgeContract, question
 
 
 class TestRulesJudge(JudgeContract):

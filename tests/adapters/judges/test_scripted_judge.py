@@ -2,13 +2,13 @@
 
 import pytest
 import trio
+from tests.contracts.judge_contract import JudgeContract, question
 from trio.testing import MockClock
 
 from custosd.adapters.judges.scripted import ScriptedJudge
 from custosd.core.errors import JudgeError
 from custosd.core.verdicts import Judgement, Standing
 from custosd.ports import Answer
-from tests.contracts.judge_contract import JudgeContract, question
 
 FINE = Judgement(Standing.PROGRESSING)
 STUCK = Judgement(Standing.STUCK)

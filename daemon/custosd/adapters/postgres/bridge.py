@@ -115,7 +115,7 @@ class _Far:
         except BaseException as error:  # noqa: BLE001 - whatever it was, the callers must hear of it
             self._cause = error
         try:
-            self.loop.run_until_complete(_reap(asyncio.all_tasks(self.loop)))
+            self.loop.run_until_complete(_reap())
             self.loop.close()
         finally:
             self.post_outward(self._end)
@@ -189,11 +189,14 @@ class _Call(Generic[T]):
         trio.lowlevel.reschedule(self._task, result)
 
 
-async def _reap(live: set[asyncio.Task[Any]]) -> None:
-    for task in live:
-        task.cancel()
-    if live:
-        await asyncio.wait(live, timeout=_REAP_S)
+async def _reap() -> None:
+    await asyncio.sleep(0)  # calls that were on their way in become tasks first
+    itself = asyncio.current_task()
+    stuck: set[asyncio.Task[Any]] = set()
+    while not stuck and (live := asyncio.all_tasks() - {itself}):
+        for task in live:
+            task.cancel()
+        _, stuck = await asyncio.wait(live, timeout=_REAP_S)
     # What the tasks closed is closed in the next rounds of the loop.
     for _ in range(_CLOSING_ROUNDS):
         await asyncio.sleep(0)

@@ -153,7 +153,7 @@ class _Cluster:
                 await trio.to_thread.run_sync(hand_over, self._data_dir, runner.uid, runner.gid)
                 if data_major(self._data_dir) is None:
                     await initialise(self._data_dir, runner, self._journal)
-                    log.info("postgres.initialised", version=binaries.version)
+                    log.info("postgres.initialised", server_version=binaries.version)
                 return await self._start(runner)
             except NamespaceRefused as error:
                 refusal = str(error)
@@ -181,8 +181,8 @@ class _Cluster:
         self._process = process
         log.info(
             "postgres.started",
-            pid=process.pid,
-            version=runner.binaries.version,
+            server_pid=process.pid,
+            server_version=runner.binaries.version,
             identity=runner.identity,
             took_s=round(trio.current_time() - began_at, 3),
         )
@@ -224,7 +224,7 @@ class _Cluster:
         """Start the server again whenever it ends on its own; until cancelled."""
         while self._process is not None and self._runner is not None:
             status = await ended(self._process)
-            log.error("postgres.died", pid=server.pid, status=status, said=self._journal.tail())
+            log.error("postgres.died", server_pid=server.pid, status=status, said=self._journal.tail())
             pause_s = _FIRST_PAUSE_S
             while True:
                 # Its sessions notice its death by themselves; a new server refuses to start

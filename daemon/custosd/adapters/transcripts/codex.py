@@ -144,7 +144,7 @@ def matches(sample: Sample) -> bool:
 
 def _is_codex(found: Record) -> bool:
     kind = found.get("type")
-    if kind in _ENVELOPES:
+    if isinstance(kind, str) and kind in _ENVELOPES:
         return isinstance(found.get("payload"), dict)
     if found.get("record_type") == "state":
         return True

@@ -119,7 +119,7 @@ def _skip(_: Record, __: CodexExecState) -> Sequence[TranscriptEvent]:
 
 def _begin(found: Record, state: CodexExecState) -> Sequence[TranscriptEvent]:
     item = record(found.get("item"))
-    if item.get("type") not in TOOLS:
+    if text(item.get("type")) not in TOOLS:
         return ()
     return state.calls.add(_call(item, state))
 
@@ -163,7 +163,7 @@ def _unquoted(script: str) -> str:
 
 def _complete(found: Record, state: CodexExecState) -> Sequence[TranscriptEvent]:
     item = record(found.get("item"))
-    kind = item.get("type")
+    kind = text(item.get("type"))
     if kind == "agent_message":
         said = text(item.get("text")).strip()
         if not said:
