@@ -36,6 +36,7 @@ from custosd.adapters.transcripts.registry import format_named, recognise
 from custosd.adapters.transcripts.source import SourceSettings, open_source
 from custosd.adapters.transcripts.tail import Formats
 from custosd.config.settings import Config, TranscriptSettings
+from custosd.core.errors import StoreUnavailable
 from custosd.core.facts import DaemonStarted, DaemonStopped, Entry, Fact, SweepFinished
 from custosd.core.folds import Folds
 from custosd.core.guardian import GuardianLimits
@@ -56,6 +57,9 @@ log = structlog.get_logger()
 
 MIGRATION_STEP_S = 30.0
 """How much longer a migration may take, each time that it is seen to be at work."""
+
+SYSTEM_STATE = Path("/var/lib/custosd")
+"""Where the daemon of systemd/custosd.service keeps its state (StateDirectory=)."""
 
 POLICY = RestartPolicy(most=5, period_s=300.0)
 """Our own services: a failing one is run again, a hopeless one ends the daemon."""
@@ -118,8 +122,9 @@ async def supervise_fleet(
         await facts_in.send(DaemonStarted(__version__, os.getpid()))
         async with trio.open_nursery() as producers:
             await _start_producers(producers, config, outside, wires)
-            outside.manager.ready(_words(view.value))
+            # In this order: whoever waited for the start finds it in the log.
             log.info("daemon.ready", agents=len(view.value.agents))
+            outside.manager.ready(_words(view.value))
             task_status.started()
             await stop.wait()
             log.info("daemon.stopping", drain_s=config.daemon.drain_s)
@@ -282,7 +287,7 @@ async def open_postgres(
             )
             dsn = server.dsn
         elif not dsn:
-            dsn = served_dsn(store.embedded.data_folder(state))
+            dsn = _served(config, environ)
         secret = store.password(environ)
         yield await stack.enter_async_context(
             open_database(
@@ -294,6 +299,23 @@ async def open_postgres(
                 connect_timeout_s=store.connect_timeout_s,
             )
         )
+
+
+def _served(config: Config, environ: Mapping[str, str]) -> str:
+    """The DSN of the server that a running daemon serves: the user's own, else the system's.
+
+    Only the system's daemon is told its state folder by systemd; whoever asks from a shell
+    has to know it. Raises as `served_dsn` does.
+    """
+    embedded = config.store.embedded
+    own = embedded.data_folder(config.daemon.state_folder(environ))
+    try:
+        return served_dsn(own)
+    except StoreUnavailable:
+        told = config.daemon.state_dir or environ.get("STATE_DIRECTORY")
+        if told or not SYSTEM_STATE.is_dir():
+            raise
+        return served_dsn(embedded.data_folder(SYSTEM_STATE))
 
 
 async def prepare_schema(database: Database, manager: ReadinessPort) -> None:

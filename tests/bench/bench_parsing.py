@@ -73,7 +73,11 @@ def synthetic(size: int) -> bytes:
     head = {"isSidechain": False, "sessionId": "synthetic", "cwd": "/w", "version": "2.1.0"}
     while made < size:
         n = len(lines)
-        shape = {"parentUuid": parent, "uuid": f"uuid-{n:08}", "timestamp": "2026-01-02T03:04:05.678Z"}
+        shape = {
+            "parentUuid": parent,
+            "uuid": f"uuid-{n:08}",
+            "timestamp": "2026-01-02T03:04:05.678Z",
+        }
         output = "\n".join(
             f"{row:6}\t{' '.join(chance.choices(words, k=8))}"
             for row in range(int(chance.lognormvariate(4.2, 1.1)))
@@ -87,14 +91,30 @@ def synthetic(size: int) -> bytes:
         }[tool]
         use = {"type": "tool_use", "id": f"toolu_{n:08}", "name": tool, "input": args}
         usage = {"input_tokens": 3, "cache_read_input_tokens": 20_000 + n, "output_tokens": 120}
-        message = {"id": f"msg_{n}", "role": "assistant", "model": "m", "content": [use], "usage": usage}
+        message = {
+            "id": f"msg_{n}",
+            "role": "assistant",
+            "model": "m",
+            "content": [use],
+            "usage": usage,
+        }
         record = {**head, **shape, "type": "assistant", "message": message}
         answer = {"type": "tool_result", "tool_use_id": f"toolu_{n:08}", "content": output}
         result: dict[str, Any] = {"stdout": output, "stderr": "", "interrupted": False}
         if tool == "Edit":
-            patch = [{"oldStart": 3, "oldLines": 2, "newStart": 3, "newLines": 1, "lines": ["-a", "+c"]}]
-            result = {"filePath": f"/w/src/m{n % 90}.py", "originalFile": output, "structuredPatch": patch}
-        shape = {"parentUuid": shape["uuid"], "uuid": f"uuid-{n:08}-r", "timestamp": "2026-01-02T03:04:09.678Z"}
+            patch = [
+                {"oldStart": 3, "oldLines": 2, "newStart": 3, "newLines": 1, "lines": ["-a", "+c"]}
+            ]
+            result = {
+                "filePath": f"/w/src/m{n % 90}.py",
+                "originalFile": output,
+                "structuredPatch": patch,
+            }
+        shape = {
+            "parentUuid": shape["uuid"],
+            "uuid": f"uuid-{n:08}-r",
+            "timestamp": "2026-01-02T03:04:09.678Z",
+        }
         reply = {
             **head, **shape, "type": "user",
             "message": {"role": "user", "content": [answer]}, "toolUseResult": result,
@@ -131,7 +151,9 @@ def main() -> None:
         decoding_s, parsing_s = measure(str(path.relative_to(TRANSCRIPTS)), data, fmt, 3)
         sums = [sums[0] + decoding_s, sums[1] + parsing_s]
     if sums[1]:
-        print(f"{'all of these':44} {'':7} {sums[0] * 1e3:9.2f} {sums[1] * 1e3:9.2f} {sums[0] / sums[1]:6.2f}")
+        decoding_ms, parsing_ms = sums[0] * 1e3, sums[1] * 1e3
+        ratio = f"{decoding_ms / parsing_ms:6.2f}"
+        print(f"{'all of these':44} {'':7} {decoding_ms:9.2f} {parsing_ms:9.2f} {ratio}")
     claude = next(fmt for fmt in FORMATS if fmt.name == "claude-code")
     measure("synthetic claude-code session", synthetic(SYNTHETIC_BYTES), claude, 2)
 

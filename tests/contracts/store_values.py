@@ -81,7 +81,13 @@ def digest(steps: int = 3, text: str = "") -> TrajectoryDigest:
 
 def position(key: str = "claude/ada", offset: int = 1_000) -> TranscriptPosition:
     return TranscriptPosition(
-        key, f"/home/ada/{key}.jsonl", "claude_code", "ada-1", offset, b"\0\xff" + key.encode()[:9]
+        key,
+        f"/home/ada/{key}.jsonl",
+        "claude_code",
+        "ada-1",
+        offset,
+        b"\0\xff" + key.encode()[:9],
+        "ada",
     )
 
 

@@ -81,7 +81,7 @@ def test_deleting_what_was_forbidden_is_an_alarm() -> None:
 
 
 def test_tidying_up_does_not_make_a_failing_run_forgotten() -> None:
-    script = [
+    script: list[TranscriptEvent] = [
         GOAL,
         write("repro.py", "x", created=True),
         write("src/parser.py", "y"),
@@ -151,7 +151,7 @@ def test_25_steps_without_anything_new_are_no_progress() -> None:
 
 
 def test_handing_in_without_an_edit_is_an_alarm() -> None:
-    events = [asked("Make it faster"), read("a.py"), submit()]
+    events: list[TranscriptEvent] = [asked("Make it faster"), read("a.py"), submit()]
     assert found(*events)[SignalKind.NO_PROGRESS].severity is Severity.ALARM
 
 
@@ -358,6 +358,12 @@ HEALTHY: dict[str, list[TranscriptEvent]] = {
     "a constraint with a condition": [
         asked("If main.py has tests in it, you should not edit them, but you can run main.py."),
         write("main.py", "x"),
+    ],
+    "an edit whose place is not told, handed in": [
+        asked("The parser fails"),
+        step(StepKind.EDIT, "edit", "edit 3:9", "done"),
+        passing(),
+        submit(),
     ],
     "an answer handed in, no edit": [
         asked("Find the flag."),

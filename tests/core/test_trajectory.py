@@ -263,7 +263,7 @@ def test_a_failing_step_is_no_progress() -> None:
 @pytest.mark.parametrize(
     "piece", ["x", "a/", "a.", "Aa", "a_", "don't ", "leave x ", "?", "sleep ", "```", "edit only "]
 )
-def test_a_text_built_to_be_slow_costs_no_more_than_one_that_is_twice_as_short(piece: str) -> None:
+def test_a_text_built_to_be_slow_costs_no_more_than_its_length(piece: str) -> None:
     def cost(times: int) -> float:
         text = piece * times
         start = time.process_time()
@@ -272,4 +272,4 @@ def test_a_text_built_to_be_slow_costs_no_more_than_one_that_is_twice_as_short(p
 
     cost(100)
     # Linear work takes eight times as long; quadratic work takes sixty-four.
-    assert cost(80_000) < 24 * max(cost(10_000), 0.005)
+    assert cost(8_000) < 24 * max(cost(1_000), 0.002)

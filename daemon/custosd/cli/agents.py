@@ -15,7 +15,7 @@ from custosd.cli.exit_codes import FAILURE, NOT_RUNNING, STATUS_UNKNOWN
 from custosd.cli.settings import log_for_a_command, run_to_the_end, settings
 from custosd.cli.showing import age, agent_table, printable, standing_text
 from custosd.config.settings import Config
-from custosd.core.errors import StoreError
+from custosd.core.errors import StoreError, StoreUnavailable
 from custosd.core.facts import Entry, kind_of
 from custosd.core.verdicts import Verdict
 from custosd.core.view import AgentView
@@ -39,14 +39,14 @@ def status(ctx: click.Context, *, as_json: bool) -> None:
     """
     config = settings(ctx)
     log_for_a_command(ctx)
-    beats, agents, trouble = run_to_the_end(_status, config)
+    beats, agents, trouble, known = run_to_the_end(_status, config)
     now = datetime.now(UTC)
     alive = [b for b in beats if not b.stopped and now - b.beat_utc < timedelta(seconds=STALE_S)]
     if as_json:
         standings = [a.standing for a in agents]
         _print_json(
             {
-                "running": bool(alive) if not trouble or not config.store.dsn else None,
+                "running": bool(alive) if known else None,
                 "daemons": alive or beats[:1],
                 "standings": {s: standings.count(s) for s in set(standings)},
                 "trouble": trouble,
@@ -54,20 +54,23 @@ def status(ctx: click.Context, *, as_json: bool) -> None:
         )
     else:
         _say_status(alive, beats, agents, trouble, now)
-    if trouble and config.store.dsn:
+    if not known:
         sys.exit(STATUS_UNKNOWN)
     sys.exit(0 if alive else NOT_RUNNING)
 
 
 async def _status(
     config: Config,
-) -> tuple[tuple[DaemonBeat, ...], tuple[AgentView, ...], str]:
+) -> tuple[tuple[DaemonBeat, ...], tuple[AgentView, ...], str, bool]:
+    """Signs of life, agents, trouble; and whether this says if a daemon runs."""
     try:
         async with open_postgres(config, os.environ, serve=False) as database:
             store = PostgresStore(database)
-            return await store.beats(), (await store.restore()).agents, ""
+            return await store.beats(), (await store.restore()).agents, "", True
     except StoreError as error:
-        return (), (), str(error)
+        # A private server ends with its daemon; of any other nothing is known.
+        gone = isinstance(error, StoreUnavailable) and not config.store.dsn
+        return (), (), str(error), gone
 
 
 def _say_status(

@@ -383,6 +383,9 @@ class DetectorSettings(Section):
     no_progress_steps: Annotated[int, Count(0, 10_000, "steps")] = default(
         25, "This many steps without anything new seen, written or passed."
     )
+    edit_gap_steps: Annotated[int, Count(0, 10_000, "steps")] = default(
+        10, "This many steps after an edit, with no other one taken and no test passed; a note."
+    )
     drift_steps: Annotated[int, Count(0, 32, "steps")] = default(
         16, "How many of the latest steps are compared with the goal, to see a drift away from it."
     )

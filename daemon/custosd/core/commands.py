@@ -164,18 +164,8 @@ _KEYWORDS = frozenset(("then", "do", "else", "elif", "if", "while", "until", "!"
 _NAMED_RUN = frozenset(("uv", "poetry", "pipenv", "hatch", "rye", "pdm", "conda", "mamba"))
 _WRAPPERS_ONLY = frozenset(
     (
-        *(
-            "sudo",
-            "doas",
-            "nohup",
-            "command",
-            "exec",
-            "builtin",
-            "stdbuf",
-            "nice",
-            "ionice",
-            "setsid",
-        ),
+        *("sudo", "doas", "nohup", "command", "exec", "builtin", "stdbuf", "nice"),
+        *("ionice", "setsid"),
         *("env", "xargs", "npx", "bunx", "xvfb-run", "unbuffer", "time", "chronic", "eatmydata"),
     )
 )
@@ -502,16 +492,8 @@ def _script(verb: str, args: list[str]) -> _Part:
 _GIT_READS = frozenset(
     (
         *("status", "diff", "log", "show", "blame", "ls-files", "rev-parse", "describe", "reflog"),
-        *(
-            "shortlog",
-            "cat-file",
-            "ls-tree",
-            "rev-list",
-            "config",
-            "remote",
-            "fetch",
-            "whatchanged",
-        ),
+        *("shortlog", "cat-file", "ls-tree", "rev-list", "config", "remote"),
+        *("fetch", "whatchanged"),
         *("merge-base", "for-each-ref", "show-ref", "symbolic-ref", "version", "help", "ls-remote"),
     )
 )
@@ -546,19 +528,8 @@ def _git(verb: str, args: list[str]) -> _Part:
 
 _NODE_INSTALLS = frozenset(
     (
-        *(
-            "install",
-            "i",
-            "ci",
-            "add",
-            "remove",
-            "uninstall",
-            "rm",
-            "update",
-            "upgrade",
-            "link",
-            "init",
-        ),
+        *("install", "i", "ci", "add", "remove", "uninstall", "rm", "update", "upgrade"),
+        *("link", "init"),
         *("publish", "version", "dedupe", "prune", "create"),
     )
 )
@@ -594,18 +565,8 @@ _TEST_TARGET = re.compile(
 
 _INSTALLING_SUBS = frozenset(
     (
-        *(
-            "install",
-            "add",
-            "remove",
-            "uninstall",
-            "update",
-            "upgrade",
-            "sync",
-            "lock",
-            "get",
-            "require",
-        ),
+        *("install", "add", "remove", "uninstall", "update", "upgrade", "sync", "lock"),
+        *("get", "require"),
         *("dist-upgrade", "purge", "autoremove", "tidy", "publish", "init", "new", "create", "pip"),
         *("mod", "dependency:resolve", "restore", "clean", "fmt", "generate", "fix"),
     )
@@ -672,37 +633,16 @@ _SUBCOMMANDS: dict[str, Callable[[str, list[str]], _Part]] = {
     **dict.fromkeys(("npm", "pnpm", "yarn", "bun", "deno"), _node),
     **dict.fromkeys(
         (
-            *(
-                "pip",
-                "pip3",
-                "uv",
-                "poetry",
-                "pipenv",
-                "conda",
-                "mamba",
-                "apt",
-                "apt-get",
-                "apk",
-                "dnf",
-            ),
+            *("pip", "pip3", "uv", "poetry", "pipenv", "conda", "mamba", "apt", "apt-get"),
+            *("apk", "dnf"),
             *("yum", "brew", "gem", "bundle", "rustup", "pdm", "hatch", "rye", "nix-env", "snap"),
         ),
         _installing,
     ),
     **dict.fromkeys(
         (
-            *(
-                "make",
-                "gmake",
-                "cargo",
-                "go",
-                "mvn",
-                "mvnw",
-                "gradle",
-                "gradlew",
-                "dotnet",
-                "bazel",
-            ),
+            *("make", "gmake", "cargo", "go", "mvn", "mvnw", "gradle", "gradlew"),
+            *("dotnet", "bazel"),
             *("rake", "just", "ninja", "mix", "swift", "zig", "composer", "sbt", "lein", "stack"),
             *("cabal", "dune", "flutter", "dart", "rails", "meson"),
         ),
@@ -710,16 +650,8 @@ _SUBCOMMANDS: dict[str, Callable[[str, list[str]], _Part]] = {
     ),
     **dict.fromkeys(
         (
-            *(
-                "docker",
-                "docker-compose",
-                "podman",
-                "kubectl",
-                "helm",
-                "systemctl",
-                "service",
-                "gh",
-            ),
+            *("docker", "docker-compose", "podman", "kubectl", "helm", "systemctl"),
+            *("service", "gh"),
             *("glab", "terraform", "aws", "gcloud", "az", "heroku", "tmux", "journalctl"),
         ),
         _controlling,
@@ -740,18 +672,8 @@ _READERS: dict[str, Callable[[str, list[str], SimpleCommand], _Part]] = {
     ),
     **dict.fromkeys(
         (
-            *(
-                "mkdir",
-                "rmdir",
-                "chmod",
-                "chown",
-                "kill",
-                "pkill",
-                "killall",
-                "tar",
-                "unzip",
-                "zip",
-            ),
+            *("mkdir", "rmdir", "chmod", "chown", "kill", "pkill", "killall", "tar"),
+            *("unzip", "zip"),
             *("rsync", "scp", "dd", "crontab", "useradd", "ssh-keygen", "gunzip", "gzip"),
         ),
         _making_directories,
@@ -762,18 +684,8 @@ _READERS: dict[str, Callable[[str, list[str], SimpleCommand], _Part]] = {
 
 _TESTERS = frozenset(
     (
-        *(
-            "pytest",
-            "py.test",
-            "tox",
-            "nox",
-            "nosetests",
-            "nose2",
-            "unittest",
-            "trial",
-            "jest",
-            "vitest",
-        ),
+        *("pytest", "py.test", "tox", "nox", "nosetests", "nose2", "unittest", "trial"),
+        *("jest", "vitest"),
         *("mocha", "ava", "tap", "jasmine", "karma", "cypress", "playwright", "ctest", "rspec"),
         *("phpunit", "pest", "cucumber", "behave", "gotestsum", "nextest", "minitest", "bats"),
         *("runtests.py", "stestr", "ward", "green", "testem", "lit"),
@@ -794,20 +706,8 @@ _SEARCHES = (
     "eza",
 )
 _READS = (
-    *(
-        "wc",
-        "file",
-        "stat",
-        "diff",
-        "cmp",
-        "comm",
-        "xxd",
-        "hexdump",
-        "od",
-        "strings",
-        "md5sum",
-        "jq",
-    ),
+    *("wc", "file", "stat", "diff", "cmp", "comm", "xxd", "hexdump", "od", "strings"),
+    *("md5sum", "jq"),
     *("sha256sum", "cut", "sort", "uniq", "tr", "column", "paste", "yq", "man", "ps", "top", "df"),
     *("du", "free", "printenv", "whoami", "id", "uname", "date", "hostname", "lsof", "netstat"),
     *("ss", "pgrep", "basename", "dirname", "realpath", "readlink", "nproc", "uptime", "history"),

@@ -285,7 +285,7 @@ def _empty_handed(trajectory: Trajectory) -> str:
     if not trajectory.edits:
         return "handed in without an edit"
     wrote = [record for record in trajectory.files.seen.values() if record.writes]
-    scripts = all(record.own and record.runs for record in wrote)
+    scripts = bool(wrote) and all(record.own and record.runs for record in wrote)
     if scripts and not trajectory.wants_files:
         return "handed in with no edit but to its own scripts"
     return ""

@@ -69,10 +69,12 @@ def effect_key_of(step: Step) -> str:
 
 
 def deletes(step: Step) -> bool:
+    """Whether a step takes files away, even where it is told as an edit."""
     return step.verb in _DELETING_VERBS
 
 
 def writes(step: Step) -> bool:
+    """Whether a step gives files a content, or tries to."""
     return (bool(step.edits) or step.kind is StepKind.EDIT) and not deletes(step)
 
 

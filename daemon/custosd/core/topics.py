@@ -18,7 +18,7 @@ _IDENTIFIER = re.compile(
     r"\b(?:[a-z]+_[a-z_]+|[A-Z][a-z]+(?:[A-Z][a-z]+)+|[a-z]+(?:[A-Z][a-z]+)+)\b"
 )
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
-_URL = re.compile(r"\w+://\S+")
+_URL = re.compile(r"\b[a-z]{2,12}://\S+")
 _DOCUMENTS = re.compile(
     r"(?:^|/)(?:readme|changelog|contributing|authors|license|notice|todo)[^/]*$"
     r"|\.(?:md|rst|txt|adoc|css|scss|less|svg)$|(?:^|/)(?:docs?|documentation|styles?|assets)/",

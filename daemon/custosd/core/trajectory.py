@@ -219,7 +219,7 @@ class Trajectory:
 
     def digest(self) -> TrajectoryDigest:
         """What others see of the run up to now."""
-        touched = list(self.files.seen.items())[::-1]
+        touched = [(path, record) for path, record in self.files.seen.items() if path][::-1]
         return TrajectoryDigest(
             fingerprint=self.fingerprint,
             goal=self.goal,
@@ -467,7 +467,8 @@ class Trajectory:
 
     def _edit(self, step: Step, number: int, *, failed: bool) -> bool:
         """Note the edits of a step; True if any file came to a content not seen before."""
-        edits = step.edits or tuple(EditRange(path) for path in step.files[:1])
+        # An edit whose place is not told is kept as one of its own, "" by name.
+        edits = step.edits or tuple(EditRange(path) for path in step.files[:1] or ("",))
         if failed:
             self.rejected += 1
         else:
@@ -482,7 +483,7 @@ class Trajectory:
             changed = changed or new
             if not failed:
                 self._check_scope(edit.path, number)
-        return changed or (not edits and not failed)
+        return changed
 
     def _use(self, step: Step) -> None:
         """Running a file with a new result is why it is written anew: no churn."""
@@ -498,7 +499,7 @@ class Trajectory:
             self._check_scope(path, number)
 
     def _check_scope(self, path: str, number: int) -> None:
-        if path.startswith(("/tmp/", "/dev/")):  # noqa: S108 - scratch files are nobody's scope
+        if not path or path.startswith(("/tmp/", "/dev/")):  # noqa: S108 - scratch files are nobody's scope
             return
         for constraint in self.constraints:
             if constraint.lifted_step is None and breaks(scope_of(constraint.text), tail_of(path)):

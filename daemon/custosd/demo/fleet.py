@@ -13,7 +13,6 @@ from custosd.core.agents import AgentId
 from custosd.core.verdicts import Standing
 from custosd.demo.agent import ROLES
 
-
 SHOWN = {
     AgentId("custosd:steady"): Standing.PROGRESSING,
     AgentId("codex:looping"): Standing.STUCK,

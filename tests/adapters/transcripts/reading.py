@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ anything = st.recursive(
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(max_size=20)
     | st.sampled_from(["user", "assistant", "message", "tool_use", "tool_result", "type", "x/y"]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
@@ -65,7 +68,7 @@ def events_in_pieces(
     events: list[TranscriptEvent] = []
     stored = msgspec.msgpack.encode(fmt.state())
     bounds = [0, *sorted(cut % (len(lines) + 1) for cut in cuts), len(lines)]
-    for begin, end in zip(bounds, bounds[1:], strict=False):
+    for begin, end in pairwise(bounds):
         state = msgspec.msgpack.decode(stored, type=fmt.state_type)
         events.extend(fed(fmt, lines[begin:end], state))
         stored = msgspec.msgpack.encode(state)

@@ -33,7 +33,12 @@ EVENTS = events_of(FORMAT, sample("claude-code.jsonl"))
 
 
 def record(kind: str, **fields: Any) -> str:
-    head = {"isSidechain": False, "sessionId": "s", "cwd": "/w", "timestamp": "2026-01-01T00:00:00Z"}
+    head = {
+        "isSidechain": False,
+        "sessionId": "s",
+        "cwd": "/w",
+        "timestamp": "2026-01-01T00:00:00Z",
+    }
     return json.dumps({**head, "type": kind, **fields})
 
 
@@ -108,7 +113,9 @@ def test_a_message_in_several_records_is_paid_for_once_and_in_full() -> None:
 
 def test_an_interruption_ends_the_open_calls_and_leaves_the_agent_waiting() -> None:
     events = read(
-        user("go"), assistant(use("t", command="sleep 9")), user([words("[Request interrupted by user]")])
+        user("go"),
+        assistant(use("t", command="sleep 9")),
+        user([words("[Request interrupted by user]")]),
     )
     assert [s.result for s in steps(events)] == [Result.INTERRUPTED]
     assert [e.on for e in events if isinstance(e, Waiting)] == ["human"]
@@ -173,7 +180,9 @@ def test_how_a_command_ended(
 def test_a_question_waits_for_a_person() -> None:
     events = read(assistant(use("t", "AskUserQuestion", questions=[])), settled=False)
     assert [e.on for e in events if isinstance(e, Waiting)] == ["human"]
-    assert [s.kind for s in steps(read(assistant(use("t", "ExitPlanMode", plan="p"))))] == [StepKind.ASK]
+    assert [s.kind for s in steps(read(assistant(use("t", "ExitPlanMode", plan="p"))))] == [
+        StepKind.ASK
+    ]
 
 
 @pytest.mark.parametrize(
@@ -191,33 +200,31 @@ def test_a_model_that_cannot_be_reached_is_waited_for(said: str, on: str) -> Non
 
 
 def test_parallel_sub_agents_are_told_apart_by_their_chains() -> None:
-    lines = []
-    for name in ("a", "b"):
-        lines.append(user(f"goal {name}", uuid=f"{name}0", parentUuid=None, isSidechain=True))
-    for name in ("b", "a"):
-        lines.append(
-            assistant(use(f"t{name}", command="ls"), ident=name, uuid=f"{name}1", parentUuid=f"{name}0", isSidechain=True)
-        )
-    for name in ("a", "b"):
-        lines.append(user([answer(f"t{name}")], uuid=f"{name}2", parentUuid=f"{name}1", isSidechain=True))
-    events = read(*lines)
-    assert [(e.thread, e.step.key) for e in events if isinstance(e, Acted)] == [("a0", "ta"), ("b0", "tb")]
+    side = {"isSidechain": True}
+    goals = [user(f"goal {n}", uuid=f"{n}0", parentUuid=None, **side) for n in "ab"]
+    calls = [
+        assistant(use(f"t{n}", command="ls"), ident=n, uuid=f"{n}1", parentUuid=f"{n}0", **side)
+        for n in "ba"
+    ]
+    answers = [user([answer(f"t{n}")], uuid=f"{n}2", parentUuid=f"{n}1", **side) for n in "ab"]
+    events = read(*goals, *calls, *answers)
+    assert [(e.thread, e.step.key) for e in events if isinstance(e, Acted)] == [
+        ("a0", "ta"),
+        ("b0", "tb"),
+    ]
     assert asked(events, "a0") == ["goal a"]
 
 
 def test_a_side_chain_whose_parent_is_forgotten_goes_on_and_is_counted() -> None:
-    state = ClaudeState()
-    for line in [
-        user("goal", uuid="r", parentUuid=None, isSidechain=True),
-        *(assistant(words("x"), uuid=f"u{i}", parentUuid="r" if not i else f"u{i - 1}", isSidechain=True)
-          for i in range(MAX_OWNERS + 5)),
-    ]:  # fmt: skip
-        FORMAT.read(line, state)
+    state, side = ClaudeState(), {"isSidechain": True}
+    FORMAT.read(user("goal", uuid="u0", parentUuid=None, **side), state)
+    for n in range(1, MAX_OWNERS + 5):
+        FORMAT.read(assistant(words("x"), uuid=f"u{n}", parentUuid=f"u{n - 1}", **side), state)
     assert len(state.owners) == MAX_OWNERS
     late = assistant(use("t", command="ls"), uuid="z", parentUuid="u0", isSidechain=True)
     events = FORMAT.read(late, state)
     assert Unread("claude-code:orphan") in events
-    assert state.calls.waiting["t"].thread == "r"
+    assert state.calls.waiting["t"].thread == "u0"
 
 
 def test_a_sub_agent_with_a_file_of_its_own_is_named_by_its_id() -> None:
@@ -243,8 +250,13 @@ def test_a_run_without_a_terminal_is_read_from_its_stream() -> None:
 def test_calls_without_ids_are_answered_in_order() -> None:
     call = {"type": "tool_use", "name": "Bash", "input": {"command": "ls"}}
     reply = {"type": "tool_result", "content": "a"}
-    events = read(assistant(call, call), user([reply]), user([{**reply, "content": "b"}], isMeta=True))
-    assert [(s.key, s.observation.excerpt) for s in steps(events)] == [("Bash#1", "a"), ("Bash#2", "b")]
+    events = read(
+        assistant(call, call), user([reply]), user([{**reply, "content": "b"}], isMeta=True)
+    )
+    assert [(s.key, s.observation.excerpt) for s in steps(events)] == [
+        ("Bash#1", "a"),
+        ("Bash#2", "b"),
+    ]
 
 
 def test_what_is_unknown_is_counted_by_its_name_and_never_quoted() -> None:

@@ -68,7 +68,9 @@ def test_a_patch_tells_its_lines_where_the_rollout_knows_them() -> None:
         ("src/a.py", 3, 3, False),
         ("src/b.py", 1, 2, True),
     ]
-    lines = [line for line in sample("codex.jsonl").decode().split("\n") if "patch_apply_end" not in line]
+    lines = [
+        line for line in sample("codex.jsonl").decode().split("\n") if "patch_apply_end" not in line
+    ]
     _, patching, *_ = steps(events_of(FORMAT, "\n".join(lines).encode()))
     assert [(e.path, e.first_line, e.last_line, e.created) for e in patching.edits] == [
         ("src/a.py", 0, 0, False),
@@ -113,8 +115,18 @@ def test_the_first_versions_have_no_envelope() -> None:
         ('{"output":"a","metadata":{"exit_code":3}}', "a", 3, Result.ERROR),
         ({"output": "a", "metadata": {"exit_code": 3}}, "a", 3, Result.ERROR),
         ({"content": "a", "success": True}, "a", None, Result.OK),
-        ([{"type": "input_text", "text": "Exit code: 7\nOutput:\na"}], "Exit code: 7\nOutput:\na", 7, Result.ERROR),
-        ("Process exited with code 0\nOutput:\na", "Process exited with code 0\nOutput:\na", 0, Result.OK),
+        (
+            [{"type": "input_text", "text": "Exit code: 7\nOutput:\na"}],
+            "Exit code: 7\nOutput:\na",
+            7,
+            Result.ERROR,
+        ),
+        (
+            "Process exited with code 0\nOutput:\na",
+            "Process exited with code 0\nOutput:\na",
+            0,
+            Result.OK,
+        ),
         ('{"not":"an answer"}', '{"not":"an answer"}', None, Result.UNKNOWN),
         ("exec command rejected by user", "exec command rejected by user", None, Result.REJECTED),
         ("aborted by user after 3.2s", "aborted by user after 3.2s", None, Result.INTERRUPTED),
@@ -129,7 +141,11 @@ def test_an_answer_in_any_version_is_read(
 
 
 def test_an_exit_code_of_an_event_is_the_calls() -> None:
-    lines = [call(command=["make"]), event("exec_command_end", call_id="k", exit_code=2), reply("x")]
+    lines = [
+        call(command=["make"]),
+        event("exec_command_end", call_id="k", exit_code=2),
+        reply("x"),
+    ]
     (step,) = steps(read(*lines))
     assert (step.exit_code, step.result) == (2, Result.ERROR)
 
@@ -149,12 +165,16 @@ def test_a_patch_given_to_the_shell_is_an_edit() -> None:
 
 
 def test_searches_of_the_provider_are_steps_at_once() -> None:
-    (step,) = steps(read(item("web_search_call", id="w", status="completed", action={"query": "q"})))
+    (step,) = steps(
+        read(item("web_search_call", id="w", status="completed", action={"query": "q"}))
+    )
     assert (step.kind, step.result) == (StepKind.BROWSE, Result.OK)
 
 
 def test_a_forked_rollout_keeps_the_name_of_its_own_session() -> None:
-    meta = [json.dumps({"type": "session_meta", "payload": {"id": name}}) for name in ("new", "old")]
+    meta = [
+        json.dumps({"type": "session_meta", "payload": {"id": name}}) for name in ("new", "old")
+    ]
     assert [e.session for e in read(*meta)] == ["new"]
 
 

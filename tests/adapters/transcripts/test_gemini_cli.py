@@ -75,12 +75,21 @@ def test_a_growing_document_only_adds_events() -> None:
 
 
 def test_a_call_that_is_not_over_is_held_back() -> None:
-    call = {"id": "c", "name": "run_shell_command", "args": {"command": "ls"}, "status": "executing"}
-    running = FORMAT.read(document({"id": "1", "type": "gemini", "content": "", "toolCalls": [call]}))
+    call = {
+        "id": "c",
+        "name": "run_shell_command",
+        "args": {"command": "ls"},
+        "status": "executing",
+    }
+    running = FORMAT.read(
+        document({"id": "1", "type": "gemini", "content": "", "toolCalls": [call]})
+    )
     assert [s.result for s in steps(running)] == [Result.UNANSWERED]
     rereading = Rereading()
     assert steps(rereading.news(running).events) == []
-    over = document({"id": "1", "type": "gemini", "content": "", "toolCalls": [{**call, "status": "success"}]})
+    over = document(
+        {"id": "1", "type": "gemini", "content": "", "toolCalls": [{**call, "status": "success"}]}
+    )
     news = rereading.news(FORMAT.read(over))
     assert not news.rewound
     assert [s.result for s in steps(news.events)] == [Result.OK]

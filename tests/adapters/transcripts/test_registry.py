@@ -67,7 +67,8 @@ def test_each_sample_is_recognised_by_its_format_alone(name: str, fmt: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("claude-code.jsonl", "user"), ("codex.jsonl", "session_meta"), ("pi.jsonl", "session")]
+    ("name", "kind"),
+    [("claude-code.jsonl", "user"), ("codex.jsonl", "session_meta"), ("pi.jsonl", "session")],
 )
 def test_a_long_first_record_is_recognised_by_its_beginning(name: str, kind: str) -> None:
     fmt = BY_SAMPLE[name]
@@ -113,7 +114,9 @@ def read_safely(fmt: LineFormat[Any], lines: list[str]) -> None:
 
 @pytest.mark.parametrize("fmt", sorted({fmt for _, fmt in LINE_SAMPLES}))
 @CALM
-@given(st.lists(anything | st.dictionaries(st.sampled_from(["type", "payload", "message"]), anything)))
+@given(
+    st.lists(anything | st.dictionaries(st.sampled_from(["type", "payload", "message"]), anything))
+)
 def test_any_json_is_read_without_failing(fmt: str, records: list[Any]) -> None:
     read_safely(line_format(fmt), [msgspec.json.encode(record).decode() for record in records])
 
@@ -150,7 +153,9 @@ def test_a_document_with_wrong_values_is_read_without_failing(data: st.DataObjec
 @pytest.mark.parametrize(("name", "fmt"), LINE_SAMPLES)
 @CALM
 @given(cuts=st.lists(st.integers(0, 1_000), max_size=6))
-def test_stopping_anywhere_and_going_on_tells_the_same(name: str, fmt: str, cuts: list[int]) -> None:
+def test_stopping_anywhere_and_going_on_tells_the_same(
+    name: str, fmt: str, cuts: list[int]
+) -> None:
     form, lines = line_format(fmt), lines_of(sample(name))
     assert events_in_pieces(form, lines, cuts) == events_of(form, sample(name))
 
@@ -179,9 +184,9 @@ REAL = {
 }
 CALL_MARKS = {
     "claude-code": r'"type": ?"tool_use"',
-    "codex": r'"type": ?"(?:function_call|custom_tool_call|local_shell_call|tool_call|web_search_call'
-    r'|tool_search_call|image_generation_call)"',
-    "codex-exec": r'"type": ?"item.completed".{0,60}"type": ?"(?:command_execution|file_change|mcp_tool_call)"',
+    "codex": r'"type": ?"(?:function_call|custom_tool_call|local_shell_call|tool_call'
+    r'|web_search_call|tool_search_call|image_generation_call)"',
+    "codex-exec": r'"item.completed".{0,60}"type": ?"(?:command_execution|file_change)"',
     "gemini-cli": r'"functionResponse"',
     "gemini-cli-jsonl": r'"functionResponse"',
     "pi": r'"type": ?"toolCall"',

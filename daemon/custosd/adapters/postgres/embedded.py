@@ -224,7 +224,9 @@ class _Cluster:
         """Start the server again whenever it ends on its own; until cancelled."""
         while self._process is not None and self._runner is not None:
             status = await ended(self._process)
-            log.error("postgres.died", server_pid=server.pid, status=status, said=self._journal.tail())
+            log.error(
+                "postgres.died", server_pid=server.pid, status=status, said=self._journal.tail()
+            )
             pause_s = _FIRST_PAUSE_S
             while True:
                 # Its sessions notice its death by themselves; a new server refuses to start

@@ -13,11 +13,12 @@ PRUNE_BATCH = 2_000
 
 SAVE_TRANSCRIPTS = """
 insert into custosd.transcripts as known
-    (shard, key, path, format, session, byte_offset, cursor, grown_utc)
+    (shard, key, path, format, session, agent, byte_offset, cursor, grown_utc)
 select * from unnest($1::smallint[], $2::text[], $3::text[], $4::text[], $5::text[],
-                     $6::bigint[], $7::bytea[], $8::timestamptz[])
+                     $6::text[], $7::bigint[], $8::bytea[], $9::timestamptz[])
 on conflict (shard, key) do update set
     path = excluded.path, format = excluded.format, session = excluded.session,
+    agent = excluded.agent,
     byte_offset = excluded.byte_offset, cursor = excluded.cursor,
     grown_utc = greatest(known.grown_utc, excluded.grown_utc)
 """
@@ -213,7 +214,7 @@ left join lateral ({_SIGNALS}) as found on true
 """  # noqa: S608 - constant parts
 
 RESTORE_TRANSCRIPTS = """
-select key, path, format, session, byte_offset, cursor from custosd.transcripts
+select key, path, format, session, agent, byte_offset, cursor from custosd.transcripts
 """
 
 READ_TRAJECTORIES = f"""

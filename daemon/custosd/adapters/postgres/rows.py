@@ -122,6 +122,7 @@ def _position_row(at: TranscriptPosition, grown_utc: datetime | None) -> Row:
         storable(at.path),
         storable(at.format),
         storable(at.session),
+        storable(at.agent),
         at.offset,
         at.cursor,
         grown_utc,
@@ -368,6 +369,7 @@ def position_of(row: Record) -> TranscriptPosition:
         original(row["session"]),
         row["byte_offset"],
         row["cursor"],
+        original(row["agent"]),
     )
 
 

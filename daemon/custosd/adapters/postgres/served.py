@@ -3,17 +3,24 @@
 from pathlib import Path
 from urllib.parse import quote
 
-from custosd.core.errors import StoreUnavailable
+from custosd.core.errors import StoreError, StoreUnavailable
 
 # Lines of postmaster.pid, counted from 0, as PostgreSQL documents them.
 _PORT, _SOCKET_FOLDER, _STATUS = 3, 4, 7
 
 
 def served_dsn(data_dir: Path) -> str:
-    """The DSN of the server that runs on `data_dir`; raises `StoreUnavailable` if none does."""
+    """The DSN of the server that runs on `data_dir`.
+
+    Raises `StoreUnavailable` if none does, `StoreError` if this user may not know.
+    """
     try:
         lines = (data_dir / "postmaster.pid").read_text("utf-8").splitlines()
         port, folder, status = (lines[n].strip() for n in (_PORT, _SOCKET_FOLDER, _STATUS))
+    except PermissionError as error:
+        raise StoreError(
+            f"{data_dir} is closed to this user: ask as root, or as the daemon's user"
+        ) from error
     except (OSError, ValueError, IndexError) as error:
         raise StoreUnavailable(f"no database runs on {data_dir}: is custosd running?") from error
     if status != "ready":

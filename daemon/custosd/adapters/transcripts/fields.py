@@ -97,6 +97,8 @@ def moment(value: Any) -> datetime | None:
     try:
         if isinstance(value, str):
             at = datetime.fromisoformat(value)
+            if at.tzinfo is UTC:
+                return at
             return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return datetime.fromtimestamp(value, UTC) if 0 < value < _YEAR_3000_S else None

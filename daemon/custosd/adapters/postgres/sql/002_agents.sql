@@ -58,14 +58,15 @@ create table custosd.trajectories (
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05,
         toast.autovacuum_vacuum_scale_factor = 0.05);
 
--- How far each transcript has been read. `shard` is that of its key. `byte_offset` and
--- `cursor` belong together: what follows them has not been folded yet.
+-- How far each transcript has been read, and the names that it gave. `shard` is that of its
+-- key. `byte_offset` and `cursor` belong together: what follows them has not been folded yet.
 create table custosd.transcripts (
     shard           custosd.shard not null,
     key             custosd.name not null,
     path            text not null,
     format          text not null,
     session         text not null,
+    agent           text not null default '',
     byte_offset     custosd.tally not null,
     cursor          bytea not null,
     grown_utc       timestamptz,
