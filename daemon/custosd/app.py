@@ -36,7 +36,7 @@ from custosd.adapters.transcripts.registry import format_named, recognise
 from custosd.adapters.transcripts.source import SourceSettings, open_source
 from custosd.adapters.transcripts.tail import Formats
 from custosd.config.settings import Config, TranscriptSettings
-from custosd.core.errors import StoreUnavailable
+from custosd.core.errors import StoreError
 from custosd.core.facts import DaemonStarted, DaemonStopped, Entry, Fact, SweepFinished
 from custosd.core.folds import Folds
 from custosd.core.guardian import GuardianLimits
@@ -277,7 +277,6 @@ async def open_postgres(
         dsn = store.dsn
         if not dsn and serve:
             data_dir = store.embedded.data_folder(state)
-            await trio.Path(data_dir.parent).mkdir(parents=True, exist_ok=True, mode=0o700)
             server = await stack.enter_async_context(
                 embedded_postgres(
                     data_dir,
@@ -311,7 +310,7 @@ def _served(config: Config, environ: Mapping[str, str]) -> str:
     own = embedded.data_folder(config.daemon.state_folder(environ))
     try:
         return served_dsn(own)
-    except StoreUnavailable:
+    except StoreError:
         told = config.daemon.state_dir or environ.get("STATE_DIRECTORY")
         if told or not SYSTEM_STATE.is_dir():
             raise

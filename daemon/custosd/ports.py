@@ -268,7 +268,8 @@ class TranscriptSource(Protocol):
         """Wait until something grew, and return it; each growth once, in order.
 
         A transcript that is read for the first time after a start goes on from the
-        position that the source was opened with. Nothing is read while nobody waits.
+        position that the source was opened with. Nothing is read while nobody waits, and
+        a cancelled wait loses nothing.
         """
         ...
 

@@ -47,6 +47,8 @@ class Stream:
         self.lines: list[Line] = []
         self.plain = ""
         self.ended = False
+        self.beside: Stream | None = None
+        """Whose words are shown too when these disappoint."""
         self._more = trio.Event()
 
     async def read(self, source: trio.abc.ReceiveStream) -> None:
@@ -81,7 +83,8 @@ class Stream:
         why = f"not within {limit_s} s" if scope.cancelled_caught else "the stream ended first"
         tail = [{k: v for k, v in line.items() if k not in _DULL} for line in self.lines[-12:]]
         listed = "\n".join(map(str, tail))
-        raise AssertionError(f"{what}: {why}; last lines:\n{listed}\n{self.plain[-2000:]}")
+        plain = self.plain + (self.beside.plain if self.beside else "")
+        raise AssertionError(f"{what}: {why}; last lines:\n{listed}\n{plain[-2000:]}")
 
     def found(self, event: str, since: int = 0, **fields: object) -> list[Line]:
         """All lines of an event, with these fields, from line `since` on."""
@@ -118,6 +121,7 @@ class Custosd:
         self.pid = process.pid
         self.out = Stream()
         self.err = Stream()
+        self.out.beside = self.err
 
     async def ready(self) -> Line:
         return await self.out.event("daemon.ready")

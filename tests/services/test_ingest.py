@@ -21,7 +21,7 @@ from custosd.core.facts import (
     TrajectoryRewound,
 )
 from custosd.core.folds import Folds
-from custosd.core.transcript import Ended, RunEnd, TranscriptEvent, Unread
+from custosd.core.transcript import Ended, RunEnd, Said, TranscriptEvent, Unread
 from custosd.flow.pulse import Pulses
 from custosd.ports import Incident, Progress, Restored, Store
 from custosd.services.ingest import Intake, follow_transcripts
@@ -199,6 +199,44 @@ async def test_a_fork_of_a_session_is_an_agent_of_its_own_before_and_after_a_res
     counts = await stored_steps(store)
     assert counts.pop(AgentId("scripted:a")) == 2
     assert list(counts.values()) == [3]
+
+
+async def test_words_that_nothing_follows_end_the_turn_also_over_a_restart(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, now_utc: Callable[[], datetime]
+) -> None:
+    """Some makers do not say that a turn has ended; thirty seconds of silence do."""
+    store = MemoryStore()
+    events = [*opened("a"), step(1), Said("", "Which database should I use?")]
+    async with trio.open_nursery() as life:
+        ingestion = Ingestion(life, now_utc, store)
+        ingestion.source.grow("/t/a", *events)
+        facts = await ingestion.told()
+        assert [f.after for f in facts if isinstance(f, StateChanged)] == [AgentState.RUNNING]
+        await trio.sleep(10)
+        life.cancel_scope.cancel()
+    ingestion = Ingestion(nursery, now_utc, store, await store.restore())
+    ingestion.source.grow("/t/a", *events)
+    await trio.sleep(19.9)
+    assert not [f for f in await ingestion.told() if isinstance(f, StateChanged)]
+    await trio.sleep(0.2)
+    facts = await ingestion.told()
+    assert [f.after for f in facts if isinstance(f, StateChanged)] == [AgentState.WAITING]
+    restored = (await store.restore()).agents[0]
+    assert restored.state is AgentState.WAITING
+    assert restored.digest is not None
+    assert (restored.digest.waiting_on, restored.digest.steps) == ("human", 1)
+
+
+async def test_an_agent_that_speaks_and_goes_on_did_not_end_its_turn(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, now_utc: Callable[[], datetime]
+) -> None:
+    ingestion = Ingestion(nursery, now_utc, MemoryStore())
+    ingestion.source.grow("/t/a", *opened("a"), Said("", "Let me look."))
+    await trio.sleep(29)
+    ingestion.source.grow("/t/a", step(1))
+    await trio.sleep(3600)
+    states = [f.after for f in await ingestion.told() if isinstance(f, StateChanged)]
+    assert states == [AgentState.RUNNING]
 
 
 async def test_troubles_of_no_transcript_make_no_transcript(

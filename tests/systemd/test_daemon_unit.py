@@ -1,4 +1,4 @@
-"""Boots a real systemd and runs `inside_daemon_unit.py` there; skips where that cannot be."""
+"""Boots a real systemd and runs the `inside_*.py` there; skips where that cannot be."""
 
 import subprocess
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
+PROJECT = HERE.parent.parent
 SCRIPT = HERE / "with-systemd.sh"
 
 
@@ -31,11 +32,16 @@ def test_a_command_runs_in_a_machine_of_its_own_and_leaves_nothing(tmp_path: Pat
 
 
 @pytest.mark.systemd
-@pytest.mark.timeout(180)
-def test_the_daemon_under_a_real_systemd(tmp_path: Path):
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("inside", ["inside_toy_unit.py", "inside_daemon_unit.py"])
+def test_the_daemon_under_a_real_systemd(
+    inside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("WITH_SYSTEMD_TIMEOUT_S", "240")
     done = with_systemd(
-        *("--bind", HERE.parent.parent, "--bind", tmp_path, "--"),
+        *("--bind", PROJECT, "--bind", tmp_path, "--"),
         *(sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-        *("--basetemp", tmp_path / "inside", HERE / "inside_daemon_unit.py"),
+        *("--basetemp", tmp_path / "inside", "--durations=0", HERE / inside),
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    print(done.stdout)

@@ -100,6 +100,7 @@ def analysis_of(path: Path, limits: DetectorLimits, *, with_steps: bool = False)
             steps.setdefault(event.thread, []).append(event.step)
     agents = []
     for thread, fold in folds.items():
+        fold.settle()
         digest = fold.digest()
         found = signals(fold, limits, 0.0)
         judgement = judge_by_rules(digest, found, 0.0)

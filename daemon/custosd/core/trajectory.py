@@ -74,6 +74,12 @@ from custosd.core.transcript import (
 )
 from custosd.core.verdicts import Phase
 
+TURN_QUIET_S = 30.0
+"""After so long a silence, words without an action were the end of the agent's turn.
+
+Several makers do not mark it, and a model that goes on to act does so within seconds.
+"""
+
 GOAL_CHARS = 1_000
 CLAIM_CHARS = 400
 VIOLATIONS_KEPT = 8
@@ -142,6 +148,8 @@ class TrajectoryDigest:
     """The last step that brought something new: None where none did, or no step yet."""
     claims_done: bool = False
     """`claim` says that the task is done, in words or by submitting."""
+    spoke: bool = False
+    """The agent spoke last, and may or may not have ended its turn with that."""
 
 
 @dataclass(slots=True)
@@ -163,6 +171,7 @@ class Trajectory:
     claim: str = ""
     claims_done: bool = False
     answered: bool = False
+    spoke: str = ""
     end: RunEnd | None = None
     window: list[Mark] = field(default_factory=list[Mark])
     effects: EffectHistory = field(default_factory=EffectHistory)
@@ -217,6 +226,11 @@ class Trajectory:
             case _:
                 assert_never(event)
 
+    def settle(self) -> None:
+        """Take the agent's last words as the end of its turn: nothing followed them."""
+        if self.spoke:
+            self._say(Said("", self.spoke, final=True))
+
     def digest(self) -> TrajectoryDigest:
         """What others see of the run up to now."""
         touched = [(path, record) for path, record in self.files.seen.items() if path][::-1]
@@ -246,6 +260,7 @@ class Trajectory:
             last_step_utc=self.last_step_utc,
             progress_at=_known(self.progress_step),
             claims_done=self.claims_done,
+            spoke=bool(self.spoke),
         )
 
     # What people and the agent say
@@ -296,6 +311,7 @@ class Trajectory:
         """The agent is at work (again): what was claimed or waited for is past."""
         self.activity = Activity.WORKING
         self.waiting_on = ""
+        self.spoke = ""
         self.claim = ""
         self.claims_done = False
         self.end = None
@@ -303,6 +319,7 @@ class Trajectory:
     def _say(self, event: Said) -> None:
         text = printable(event.text)
         self._mix("said", text, str(event.final))
+        self.spoke = "" if event.final else text[-CLAIM_CHARS:]
         if not event.final:
             if self.activity is not Activity.ENDED:
                 self.activity = Activity.WORKING
@@ -315,11 +332,13 @@ class Trajectory:
         self.waiting_on = "human" if asking else ""
 
     def _wait(self, event: Waiting) -> None:
+        self.spoke = ""
         self.activity = Activity.WAITING
         self.waiting_on = printable(event.on)[:40]
         self._mix("waiting", event.on)
 
     def _end(self, event: Ended) -> None:
+        self.spoke = ""
         self.activity = Activity.ENDED
         self.waiting_on = ""
         self.end = event.end

@@ -11,6 +11,7 @@ Laws:
    wait to be stored; then reading pauses, and says so.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -29,7 +30,7 @@ from custosd.core.facts import (
     TrajectoryRewound,
 )
 from custosd.core.folds import Folds
-from custosd.core.trajectory import Activity, Trajectory
+from custosd.core.trajectory import TURN_QUIET_S, Activity, Trajectory
 from custosd.core.transcript import Opened, TranscriptEvent, Unread, digest_of
 from custosd.flow.pulse import Pulse, Pulses
 from custosd.ports import (
@@ -100,6 +101,44 @@ class Intake:
         self._owners = {a.ref: keys[a.path] for a in restored.agents if a.path in keys}
         self._unsaved: dict[str, tuple[TranscriptPosition, set[AgentId]]] = {}
         self._refused: set[str] = set()
+        # Agents that spoke last: when that will have been the end of their turn. Their
+        # transcripts' latest positions are kept, to be stored with the settled fold.
+        self._speaking: dict[AgentId, tuple[float, str]] = {}
+        self._spoken_in: dict[str, TranscriptPosition] = {}
+        positions = {p.key: p for p in restored.positions}
+        for agent in restored.agents:
+            key = self._owners.get(agent.ref, "")
+            if agent.digest is not None and agent.digest.spoke and key:
+                quiet_s = (now_utc() - (agent.grown_utc or agent.seen_utc)).total_seconds()
+                self._listen(agent.ref.agent, positions[key], max(0.0, quiet_s))
+
+    def _listen(self, agent: AgentId, position: TranscriptPosition, quiet_s: float) -> None:
+        self._speaking[agent] = (trio.current_time() + TURN_QUIET_S - quiet_s, position.key)
+        self._spoken_in[position.key] = position
+
+    def next_settling(self) -> float:
+        """When, on trio's clock, the first turn will have ended in silence; inf if none."""
+        return min((at for at, _ in self._speaking.values()), default=math.inf)
+
+    def _settling(self) -> list[AgentId]:
+        now = trio.current_time()
+        return [agent for agent, (at, _) in self._speaking.items() if at <= now]
+
+    def settle(self) -> list[Fact]:
+        """End the turns whose last words nothing has followed for long enough."""
+        facts: list[Fact] = []
+        for agent in self._settling():
+            _, key = self._speaking.pop(agent)
+            position = self._spoken_in[key]
+            if all(key != other for _, other in self._speaking.values()):
+                del self._spoken_in[key]
+            run = self._runs[agent]
+            fold = self._folds.get(run.ref)
+            if fold is not None:
+                fold.settle()
+                facts += self._told(run, fold, 0)
+                self._leave_unsaved(position, {agent})
+        return facts
 
     def refuse(self, key: str) -> None:
         """Leave a transcript out until the next start; its stored position stays."""
@@ -140,8 +179,12 @@ class Intake:
         return {thread: reference(position, thread) for thread in threads}
 
     def missing(self, growths: Sequence[Growth]) -> set[AgentId]:
-        """Agents whose folds must be fetched from the store before these are taken in."""
-        return {
+        """Agents whose folds must be fetched from the store before these are taken in.
+
+        Those whose turn ends now are among them.
+        """
+        settling = {a for a in self._settling() if self._folds.get(self._runs[a].ref) is None}
+        return settling | {
             ref.agent
             for growth in growths
             if not growth.rewound
@@ -180,13 +223,21 @@ class Intake:
                 touched[event.thread] = (ref, fold, fold.steps)
             touched[event.thread][1].advance(event)
         for ref, fold, steps_before in touched.values():
-            facts += self._advance(ref, fold, fold.steps - steps_before, growth)
-        _, agents = self._unsaved.get(position.key, (position, set[AgentId]()))
-        self._unsaved[position.key] = (
-            position,
-            agents | {ref.agent for ref, _, _ in touched.values()},
-        )
+            run = self._runs[ref.agent]
+            run.grown_utc = max(run.grown_utc, growth.grown_utc)
+            facts += self._told(run, fold, fold.steps - steps_before)
+            if fold.spoke:
+                self._listen(ref.agent, position, 0.0)
+            else:
+                self._speaking.pop(ref.agent, None)
+        if position.key in self._spoken_in:
+            self._spoken_in[position.key] = position
+        self._leave_unsaved(position, {ref.agent for ref, _, _ in touched.values()})
         return facts
+
+    def _leave_unsaved(self, position: TranscriptPosition, changed: set[AgentId]) -> None:
+        _, agents = self._unsaved.get(position.key, (position, set[AgentId]()))
+        self._unsaved[position.key] = (position, agents | changed)
 
     def _meet(
         self, ref: AgentRef, event: TranscriptEvent, position: TranscriptPosition, growth: Growth
@@ -216,18 +267,15 @@ class Intake:
                 self._folds.keep(run.ref, Trajectory(), dirty=True)
         return facts
 
-    def _advance(
-        self, ref: AgentRef, fold: Trajectory, new_steps: int, growth: Growth
-    ) -> list[Fact]:
-        run = self._runs[ref.agent]
-        self._folds.keep(ref, fold, dirty=True)
-        run.grown_utc = max(run.grown_utc, growth.grown_utc)
+    def _told(self, run: _Run, fold: Trajectory, new_steps: int) -> list[Fact]:
+        """What to tell of a fold that changed; it is dirty from now on."""
+        self._folds.keep(run.ref, fold, dirty=True)
         digest = fold.digest()
-        facts: list[Fact] = [TrajectoryAdvanced(ref, digest, new_steps, run.grown_utc)]
+        facts: list[Fact] = [TrajectoryAdvanced(run.ref, digest, new_steps, run.grown_utc)]
         if run.state in HELD_STATES:
             return facts
         for state in path_to(run.state, STATES[digest.activity]):
-            facts.append(StateChanged(ref, run.state, state, f"transcript_{digest.activity}"))
+            facts.append(StateChanged(run.ref, run.state, state, f"transcript_{digest.activity}"))
             run.state = state
         return facts
 
@@ -310,13 +358,17 @@ async def follow_transcripts(
         task_status.started()
         with pulses.watched("ingest.fold") as pulse:
             while True:
-                with pulse.waiting():
+                growths: Sequence[Growth] = ()
+                # A cancelled `next_batch` loses nothing (see the port).
+                with pulse.waiting(), trio.move_on_at(intake.next_settling()):
                     growths = await source.next_batch()
                 await _fetch(growths, intake, store, pulse)
                 for growth in growths:
                     for fact in _taken(growth, intake):
                         await facts.send(fact)
                     pulse.beat()
+                for fact in intake.settle():
+                    await facts.send(fact)
                 changed.set()
                 if intake.backlog >= LARGEST_BACKLOG:
                     log.warning("progress.held", backlog=intake.backlog)

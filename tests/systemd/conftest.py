@@ -1,0 +1,15 @@
+"""What the tests inside the booted machine share."""
+
+from collections.abc import Iterator
+
+import pytest
+from tests.systemd.machine import Journal, uninstall
+
+
+@pytest.fixture
+def journal() -> Iterator[Journal]:
+    """What the unit says during this test; at its end the unit is stopped and its state gone."""
+    journal = Journal()
+    yield journal
+    journal.close()
+    uninstall()
