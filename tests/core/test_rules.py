@@ -32,7 +32,7 @@ def judged(*events: TranscriptEvent, quiet_s: float = 0.0) -> Judgement:
     return judge_by_rules(trajectory.digest(), signals(trajectory, LIMITS, quiet_s), quiet_s)
 
 
-DRIFT = [read("src/parser.py"), *(write("README.md", f"words {i}") for i in range(5))]
+DRIFT = [read("src/parser.py"), *(write("README.md", f"words {i}") for i in range(9))]
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,7 @@ DRIFT = [read("src/parser.py"), *(write("README.md", f"words {i}") for i in rang
         ([GOAL, *LOOP], 0, Standing.STUCK),
         ([GOAL, *[refused("a.py", "x")] * 3], 0, Standing.STUCK),
         ([GOAL, *DRIFT], 0, Standing.DRIFTING),
+        ([GOAL, *DRIFT[:6]], 0, Standing.PROGRESSING),
         ([GOAL, write("setup.py", "x")], 0, Standing.DRIFTING),
         ([GOAL, *LOOP, said("What now?")], 0, Standing.WAITING),
         ([GOAL, *LOOP, Waiting("", "rate_limit")], 9_999, Standing.WAITING),
@@ -75,8 +76,9 @@ def test_only_an_alarm_asks_for_steering() -> None:
     suspicion = [run(f"make {c}", f"no {c}", error) for c in "abc" for error in ["exit_code"]]  # type: ignore[list-item]
     assert judged(GOAL, *LOOP).needs_steering
     assert not judged(GOAL, *suspicion).needs_steering
-    assert judged(GOAL, *suspicion).standing is Standing.STUCK
-    assert not judged(GOAL, *DRIFT).needs_steering
+    assert judged(GOAL, *suspicion).standing is Standing.UNKNOWN
+    assert judged(GOAL, *suspicion).unknown_reason == "suspected_errors"
+    assert not judged(GOAL, *DRIFT[:6]).needs_steering
 
 
 def test_straying_for_long_is_steered_and_outweighs_the_churn_that_it_causes() -> None:

@@ -23,7 +23,11 @@ async def test_sigterm_stores_all_that_was_said_and_leaves_agents_alone(
     async with writing(home / "transcripts", 1) as writer:
         async with custosd("--config", config, "run", home=home) as daemon:
             await daemon.ready()
-            await daemon.out.event("verdict.reached", agent="custosd:cu0")
+            try:
+                await daemon.out.event("verdict.reached", agent="custosd:cu0", limit_s=15)
+            except AssertionError:
+                os.system(f"find {home}/transcripts | xargs ls -la --time-style=full-iso; date; ps aux | grep [w]riter.py; cat /proc/{daemon.pid}/stack; ls -la /proc/{daemon.pid}/fd; cat /proc/{daemon.pid}/fdinfo/*")
+                raise
             began_at = trio.current_time()
             assert await daemon.end(signal.SIGTERM) == OK
             assert trio.current_time() - began_at < DRAIN_S

@@ -1,12 +1,19 @@
 """The shipped units, as systemd itself judges them; needs no running systemd and no root."""
 
 import configparser
+import inspect
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from custosd.adapters.postgres.embedded import _HARD_STOP_S, embedded_postgres
+from custosd.cli.exit_codes import BAD_CONFIG
+from custosd.cli.main import main
+from custosd.config.settings import Config
+from custosd.services.watchdog import SIGNS_A_LIMIT
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 UNITS = sorted((PROJECT / "systemd").glob("*.service"))
@@ -49,14 +56,48 @@ def test_a_unit_is_exposed_to_little(unit: Path):
     assert done.returncode == 0, done.stdout
 
 
-def test_the_limits_of_the_daemon_unit_fit_together():
+def daemon_unit() -> configparser.ConfigParser:
     unit = configparser.ConfigParser(strict=False, interpolation=None)
     unit.optionxform = str  # type: ignore[assignment]
     unit.read(PROJECT / "systemd" / "custosd.service")
+    return unit
+
+
+def seconds(text: str) -> float:
+    return Duration("0s", "1d").read(text.replace("min", "m"))
+
+
+def default_of(function: Callable[..., object], name: str) -> float:
+    return float(inspect.signature(function).parameters[name].default)
+
+
+def test_the_limits_of_the_daemon_unit_fit_together():
+    unit = daemon_unit()
     service = unit["Service"]
     assert service["Type"] == "notify"
-    assert service["RestartPreventExitStatus"] == "78"
+    assert service["RestartPreventExitStatus"] == str(BAD_CONFIG)
     # Ten failed starts, each with its pause, are over well within the interval.
-    restart_s = float(service["RestartSec"].removesuffix("s"))
-    assert restart_s * int(unit["Unit"]["StartLimitBurst"]) < 600
-    assert unit["Unit"]["StartLimitIntervalSec"] == "10min"
+    restart_s = seconds(service["RestartSec"])
+    interval_s = seconds(unit["Unit"]["StartLimitIntervalSec"])
+    assert restart_s * int(unit["Unit"]["StartLimitBurst"]) < interval_s
+
+
+def test_systemd_is_more_patient_than_the_daemon_itself():
+    service, config = daemon_unit()["Service"], Config()
+    # Its PostgreSQL is asked to stop, then told to twice.
+    server_s = default_of(embedded_postgres, "stop_timeout_s") + 2 * _HARD_STOP_S
+    assert config.daemon.drain_s + server_s < seconds(service["TimeoutStopSec"])
+    waiting = ("orphan_timeout_s", "start_timeout_s")
+    start_s = sum(default_of(embedded_postgres, name) for name in waiting)
+    assert start_s < seconds(service["TimeoutStartSec"])
+    # Two signs of life may be lost or late; and the daemon's own patience comes before that.
+    assert config.watchdog.interval_s * SIGNS_A_LIMIT <= seconds(service["WatchdogSec"])
+    assert config.watchdog.stale_after_s > config.watchdog.interval_s
+
+
+def test_the_unit_runs_a_command_that_there_is():
+    program, *words = daemon_unit()["Service"]["ExecStart"].split()
+    assert program == "/usr/bin/custosd"
+    with main.make_context("custosd", words, resilient_parsing=True) as context:
+        name, _command, rest = main.resolve_command(context, list(words))
+    assert (name, rest) == ("run", [])

@@ -4,7 +4,9 @@ Laws:
 
 1. Alignment is never given: rules cannot compare work with a goal.
 2. It says what stands now, never how the run will come out.
-3. Only an ALARM asks for steering; the message names what was seen, and where.
+3. Only an ALARM makes an accusation (stuck, drifting) and asks for steering; the message
+   names what was seen, and where. A suspicion makes the standing "unknown" unless there
+   is recent progress: a rule cannot look closer, and a healthy agent must not be accused.
 """
 
 from collections.abc import Sequence
@@ -70,15 +72,15 @@ def judge_by_rules(
 ) -> Judgement:
     """Judge a trajectory by its digest and signals.
 
-    Precedence: stopped, scope violation, waiting, done, silent, stuck by an alarm,
-    drifting (which explains churn), stuck by a suspicion, idle, duplicating, progressing, unknown.
+    Precedence: stopped, scope violation, waiting, done, silent, stuck, drifting (which
+    explains churn), idle, duplicating, progressing, suspected, unknown.
     """
     by_kind = {signal.kind: signal for signal in signals}
     for rule in (_stopped, _out_of_scope, _waiting, _done, _silent, _stuck, _drifting, _resting):
         judgement = rule(digest, by_kind)
         if judgement is not None:
             return judgement
-    return _under_way(digest, quiet_s)
+    return _under_way(digest, by_kind, quiet_s)
 
 
 Signals = dict[SignalKind, Signal]
@@ -170,48 +172,44 @@ def _silent(digest: TrajectoryDigest, signals: Signals) -> Judgement | None:
     if signal is None:
         return None
     summary = (
-        f"Silent for {signal.measure / 60:.0f} min in the middle of work, at step {digest.steps}."
+        f"Silent for {_lasting(signal.measure)} in the middle of work, at step {digest.steps}."
     )
     return _judgement(digest, Standing.SILENT, summary, by=signal)
 
 
 def _stuck(digest: TrajectoryDigest, signals: Signals) -> Judgement | None:
-    found = [signals[kind] for kind in _STUCK if kind in signals]
-    found = [signal for signal in found if signal.severity is not Severity.NOTE]
-    if not found:
-        return None
-    alarms = [signal for signal in found if signal.severity is Severity.ALARM]
-    signal = (alarms or found)[0]
+    signal = next(
+        (s for kind in _STUCK if (s := signals.get(kind)) and s.severity is Severity.ALARM), None
+    )
     drift = signals.get(SignalKind.DRIFTING)
-    strays = drift is not None and drift.severity is not Severity.NOTE
-    if strays and (not alarms or signal.kind is SignalKind.CHURNING):
+    strays = drift is not None and drift.severity is Severity.ALARM
+    if signal is None or (strays and signal.kind is SignalKind.CHURNING):
         return None  # where it writes says more than that it writes there again
-    judgement = _judgement(digest, Standing.STUCK, f"{_said(signal)}{_at(signal)}.", by=signal)
-    if not alarms:
-        return judgement
+    told = f"{_said(signal)}{_at(signal)}."
     return _steered(
-        judgement,
+        _judgement(digest, Standing.STUCK, told, by=signal),
         SteeringKind.GUIDANCE,
         SteeringReason.STUCK,
-        f"{_said(signal)}{_at(signal)}. {_ADVICE[signal.kind]}",
+        f"{told} {_ADVICE[signal.kind]}",
     )
 
 
 def _drifting(digest: TrajectoryDigest, signals: Signals) -> Judgement | None:
     signal = signals.get(SignalKind.DRIFTING)
-    if signal is None or signal.severity is Severity.NOTE:
+    if signal is None or signal.severity is not Severity.ALARM:
         return None
-    summary = f"{_said(signal)}{_at(signal)}."
-    judgement = _judgement(digest, Standing.DRIFTING, summary, by=signal)
-    if signal.severity is not Severity.ALARM:
-        return judgement
-    message = f"{summary} {_ADVICE[SignalKind.DRIFTING]}"
-    return _steered(judgement, SteeringKind.GUIDANCE, SteeringReason.DRIFTING, message)
+    told = f"{_said(signal)}{_at(signal)}."
+    return _steered(
+        _judgement(digest, Standing.DRIFTING, told, by=signal),
+        SteeringKind.GUIDANCE,
+        SteeringReason.DRIFTING,
+        f"{told} {_ADVICE[SignalKind.DRIFTING]}",
+    )
 
 
 def _resting(digest: TrajectoryDigest, signals: Signals) -> Judgement | None:
     if signal := signals.get(SignalKind.IDLE):
-        summary = f"Ended its turn {signal.measure / 60:.0f} min ago at step {digest.steps}."
+        summary = f"Ended its turn {_lasting(signal.measure)} ago at step {digest.steps}."
         return _judgement(digest, Standing.IDLE, summary, by=signal, confidence=0.9)
     if signal := signals.get(SignalKind.DUPLICATING):
         summary = f"Works on what {', '.join(signal.peers)} works on."
@@ -219,15 +217,28 @@ def _resting(digest: TrajectoryDigest, signals: Signals) -> Judgement | None:
     return None
 
 
-def _under_way(digest: TrajectoryDigest, quiet_s: float) -> Judgement:
+def _under_way(digest: TrajectoryDigest, signals: Signals, quiet_s: float) -> Judgement:
     if digest.activity is Activity.TURN_ENDED:
-        summary = f"Ended its turn at step {digest.steps}, {quiet_s:.0f} s ago."
+        summary = f"Ended its turn at step {digest.steps}, {_lasting(quiet_s)} ago."
         return _judgement(digest, Standing.IDLE, summary, confidence=0.6)
     at = digest.progress_at
-    if at is not None and digest.steps - 1 - at <= RECENT_STEPS:
+    suspected = next(
+        (
+            signal
+            for kind in (*_STUCK, SignalKind.DRIFTING)
+            if (signal := signals.get(kind)) and signal.severity is Severity.SUSPICION
+        ),
+        None,
+    )
+    # Something new among the very steps that are suspected speaks against the suspicion.
+    since = suspected.steps[0] if suspected and suspected.steps else -1
+    if at is not None and at > since and digest.steps - 1 - at <= RECENT_STEPS:
         summary = f"Something new at step {at} of {digest.steps}: {digest.focus}."
         return _judgement(digest, Standing.PROGRESSING, summary, confidence=0.6)
-    if not digest.steps:
+    if suspected is not None:
+        reason = f"suspected_{suspected.kind}"
+        summary = f"Perhaps stuck: {_said(suspected).lower()}{_at(suspected)}."
+    elif not digest.steps:
         reason, summary = "no_steps", "Has not acted yet."
     else:
         reason = "no_recent_progress"
@@ -238,8 +249,13 @@ def _under_way(digest: TrajectoryDigest, quiet_s: float) -> Judgement:
         summary=summary,
         focus=digest.focus,
         goal=digest.goal,
+        evidence=suspected.steps if suspected else (),
         unknown_reason=reason,
     )
+
+
+def _lasting(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _said(signal: Signal) -> str:

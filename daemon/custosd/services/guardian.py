@@ -52,6 +52,9 @@ from custosd.ports import (
 
 log = structlog.get_logger()
 
+NOBODY = "none"
+"""Who judged, where the judge gave no answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class GuardianSetup:
@@ -240,10 +243,11 @@ class Guardian:
             case.agent.ref, digest, case.found, case.quiet_s, context, case.question
         )
         judgement, by = await self._ask(question, judging)
+        answered = by.judge != NOBODY
         known_s = (self.ports.now_utc() - case.agent.seen_utc).total_seconds()
         judgement = with_grace(checked(judgement, digest.steps), known_s, self.setup.limits)
-        tally.judged += not judgement.unknown_reason
-        tally.failed += bool(judgement.unknown_reason)
+        tally.judged += answered
+        tally.failed += not answered
         now_utc = self.ports.now_utc()
         by = replace(by, latency_s=trio.current_time() - started_at)
         ref = case.agent.ref
@@ -288,7 +292,7 @@ class Guardian:
                 except JudgeError as error:
                     reason = error.reason
         if answer is None:
-            return unknown(reason), JudgedBy("none", input_hash=question.input_hash)
+            return unknown(reason), JudgedBy(NOBODY, input_hash=question.input_hash)
         return answer.judgement, JudgedBy(
             answer.judge, answer.model, answer.prompt_version, question.input_hash, answer.usage
         )
@@ -298,9 +302,8 @@ class Guardian:
         assert digest is not None  # noqa: S101 - `_cases` takes no others
         agent = case.agent.ref.agent
         judgement = verdict.judgement
-        failed = judgement.unknown_reason and verdict.by.judge == "none"
         # A question that got no answer is asked again at the next sweep.
-        question = "" if failed else case.question
+        question = "" if verdict.by.judge == NOBODY else case.question
         before = self.memos[agent]
         memo = after_answer(before, question, digest, case.found, trio.current_time())
         self.memos[agent] = after_standing(memo, judgement.standing, self.setup.limits)
