@@ -18,7 +18,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 run: $(READY) ## start the daemon on its embedded database, with the demonstration fleet
-	@$(BIN)/custosd demo --config config/demo.toml
+	@$(BIN)/custosd --config config/demo.toml demo
 
 test: $(READY) ## all tests
 	$(BIN)/python -m pytest

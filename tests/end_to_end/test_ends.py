@@ -35,10 +35,10 @@ async def test_sigterm_stores_all_that_was_said_and_leaves_agents_alone(
         events = [line["event"] for line in daemon.out.lines[-6:]]
         assert [event for event in events if "stop" in event] == ["daemon.stopping", "daemon.stopped", "postgres.stopped"]
         assert daemon.err.plain == ""
-        await nothing_left(home)
         store = await stored_in(home)
         assert writer.poll() is None
         steps = await written(writer)
+    await nothing_left(home)
 
     reached = daemon.out.found("verdict.reached")
     assert {line["verdict"] for line in reached} == {
