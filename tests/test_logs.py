@@ -20,6 +20,7 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from custosd.core.errors import StoreRefused
 from custosd.logs import Lines, configure_logging, text_fields
 
 log = structlog.get_logger()
@@ -187,18 +188,52 @@ def test_an_exception_comes_with_its_traceback_cut_in_the_middle(out):
     def deep(n: int) -> None:
         if n:
             deep(n - 1)
-        raise LookupError("the end" + "x" * 20_000 + "really")
+        raise StoreRefused("the end" + "x" * 20_000 + "really")
 
     try:
         deep(3)
-    except LookupError:
+    except StoreRefused:
         log.exception("service.failed", service="guardian")
     (line,) = lines(out)
     assert line["level"] == "error"
-    assert line["error_type"] == "LookupError"
+    assert line["error_type"] == "StoreRefused"
     assert line["exception"].startswith("Traceback")
     assert "[...]" in line["exception"]
     assert line["exception"].endswith("really\n")
+
+
+class Parsed(ExceptionGroup[Exception]):
+    """A group, whose own words do not count either."""
+
+
+@pytest.mark.parametrize("format_", ["json", "console"])
+def test_no_exception_of_others_says_what_it_read(format_):
+    """Neither its words, nor those of what led to it or is in it, nor the source line."""
+    stream = io.StringIO()
+    configure_logging(format_, "info", stream=stream)
+    read = "SECRET"
+    try:
+        try:
+            int("SECRET")
+        except ValueError as error:
+            error.add_note("SECRET")
+            raise Parsed(read, [KeyError(read), StoreRefused("left as it was")]) from error
+    except Parsed as error:
+        log.exception("service.failed", cause=error, others=[error.__cause__])
+    text = stream.getvalue()
+    assert "SECRET" not in text
+    for word in ("ValueError", "Parsed", "KeyError", "StoreRefused: left as it was"):
+        assert word in text
+    assert re.search(r"test_logs.py.*line \d+, in test_no_exception", text)
+
+
+def test_an_error_of_the_system_is_named(out):
+    try:
+        Path("/nowhere/SECRET").read_text()
+    except OSError:
+        log.exception("service.failed")
+    (line,) = lines(out)
+    assert line["exception"].endswith("FileNotFoundError: ENOENT\n")
 
 
 def test_text_of_an_agent_becomes_a_digest_and_a_length():

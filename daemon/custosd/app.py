@@ -16,6 +16,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 import trio
@@ -35,8 +36,8 @@ from custosd.adapters.transcripts.limits import ReadLimits
 from custosd.adapters.transcripts.registry import format_named, recognise
 from custosd.adapters.transcripts.source import SourceSettings, open_source
 from custosd.adapters.transcripts.tail import Formats
-from custosd.config.settings import Config, TranscriptSettings
-from custosd.core.errors import StoreError
+from custosd.config.settings import Config, JudgeName, TranscriptSettings
+from custosd.core.errors import StoreConflict, StoreError, StoreUnavailable
 from custosd.core.facts import DaemonStarted, DaemonStopped, Entry, Fact, SweepFinished
 from custosd.core.folds import Folds
 from custosd.core.guardian import GuardianLimits
@@ -47,16 +48,28 @@ from custosd.flow.supervise import Failure, RestartPolicy, supervise
 from custosd.ports import DaemonBeat, Judge, Restored, Store, TranscriptSource
 from custosd.services.board import EntryMaker, keep_board
 from custosd.services.guardian import Guardian, GuardianPorts, GuardianSetup, guard_trajectories
-from custosd.services.ingest import Intake, follow_transcripts, store_rest
-from custosd.services.recorder import RecorderLimits, record_facts
+from custosd.services.ingest import follow_transcripts, store_rest
+from custosd.services.intake import Intake
+from custosd.services.recorder import InHand, RecorderLimits, record_facts
 from custosd.services.retention import RetentionTimes, keep_retention
 from custosd.services.vitals import show_life
 from custosd.services.watchdog import ReadinessPort, feed_watchdog
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
+
 MIGRATION_STEP_S = 30.0
 """How much longer a migration may take, each time that it is seen to be at work."""
+
+START_STEP_S = 60.0
+"""How much longer a start may take, beside its pause, each time that the store is away."""
+
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 30.0
+
+JUDGES: Mapping[JudgeName, Callable[[], Judge]] = {"rules": RulesJudge}
+"""Who judges, by the name in `guardian.judge`."""
 
 SYSTEM_STATE = Path("/var/lib/custosd")
 """Where the daemon of systemd/custosd.service keeps its state (StateDirectory=)."""
@@ -102,41 +115,117 @@ async def supervise_fleet(
     """Run the daemon over open adapters until `stop` is set, then drain.
 
     Started: after the first sweep, when everything is at work; the service manager is
-    told so too. Raises: what a service raised that could not be run again.
+    told so too; or when a stop was asked for before that. A store that is away is waited
+    for. Raises: what a service raised that could not be run again.
     """
-    restored = await outside.store.restore()
+    restored = await _answered(outside.store.restore, outside.manager, stop)
+    if restored is None:
+        task_status.started()
+        return
     view = Latest(FleetView({agent.ref.agent: agent for agent in restored.agents}))
     facts_in, facts = trio.open_memory_channel[Fact](config.board.queue)
     entries_in, entries = trio.open_memory_channel[Entry](config.recorder.queue)
     maker = EntryMaker(uuid.uuid4().hex[:12], outside.now_utc)
     folds = Folds(config.guardian.hot_trajectories)
     intake = Intake(folds, restored, MsgpackCodec(), outside.now_utc)
-    limits = RecorderLimits(config.recorder.batch, config.recorder.flush_s)
+    in_hand = InHand()
+    # Of what is closed nothing can be counted any more: these see what a cut drain leaves.
+    facts_left, entries_left = facts.clone(), entries.clone()
     async with AsyncExitStack() as stack, trio.open_nursery() as consumers:
         source = await stack.enter_async_context(outside.open_source(restored))
         started_utc = outside.now_utc()
         wires = _Wires(source, facts_in, view, Pulses(), folds, intake, started_utc)
-        await consumers.start(record_facts, entries, outside.store, limits)
-        settle_s = config.board.settle_s
-        await consumers.start(keep_board, facts, view, entries_in, maker, settle_s)
+        await consumers.start(_recorder, config, outside, wires, entries, in_hand)
+        await consumers.start(_board, config, wires, facts, entries_in, maker)
         await facts_in.send(DaemonStarted(__version__, os.getpid()))
+        ready = False
         async with trio.open_nursery() as producers:
+            producers.start_soon(_cancel_at, stop, producers.cancel_scope)
             await _start_producers(producers, config, outside, wires)
             # In this order: whoever waited for the start finds it in the log.
             log.info("daemon.ready", agents=len(view.value.agents))
             outside.manager.ready(_words(view.value))
+            ready = True
             task_status.started()
-            await stop.wait()
-            log.info("daemon.stopping", drain_s=config.daemon.drain_s)
-            outside.manager.stopping("draining")
-            producers.cancel_scope.cancel("stopping")
+        log.info("daemon.stopping", drain_s=config.daemon.drain_s)
+        outside.manager.stopping("draining")
+        if not ready:
+            task_status.started()
         # The sources are gone; what is in the channels may still flow out.
         consumers.cancel_scope.deadline = trio.current_time() + config.daemon.drain_s
         await facts_in.send(DaemonStopped("asked"))
         await facts_in.aclose()
         await store_rest(intake, outside.store)
         await _say_farewell(config, outside, wires)
+    if consumers.cancel_scope.cancelled_caught:
+        log.warning(
+            "drain.cut",
+            drain_s=config.daemon.drain_s,
+            facts=facts_left.statistics().current_buffer_used,
+            entries=entries_left.statistics().current_buffer_used + in_hand.entries,
+            transcripts=intake.backlog,
+        )
+    facts_left.close()
+    entries_left.close()
     log.info("daemon.stopped")
+
+
+async def _answered(
+    ask: Callable[[], Awaitable[T]], manager: ReadinessPort, stop: trio.Event
+) -> T | None:
+    """What the store says, once it answers; None when a stop is asked for before that."""
+    pause_s = FIRST_PAUSE_S
+    away = False
+    while True:
+        try:
+            answer = await ask()
+        except (StoreUnavailable, StoreConflict) as error:
+            if not away:
+                log.warning("store.lost", during="start", error=str(error), waiting=0)
+            away = True
+            manager.extend_timeout(pause_s + START_STEP_S)
+            manager.status(f"waiting for the database: {error}")
+        else:
+            if away:
+                log.info("store.returned", during="start")
+            return answer
+        with trio.move_on_after(pause_s):
+            await stop.wait()
+            return None
+        pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+
+async def _cancel_at(stop: trio.Event, scope: trio.CancelScope) -> None:
+    await stop.wait()
+    scope.cancel("stopping")
+
+
+async def _recorder(
+    config: Config,
+    outside: Outside,
+    wires: _Wires,
+    entries: trio.MemoryReceiveChannel[Entry],
+    in_hand: InHand,
+    *,
+    task_status: trio.TaskStatus[None],
+) -> None:
+    limits = RecorderLimits(config.recorder.batch, config.recorder.flush_s)
+    with wires.pulses.watched("recorder") as pulse:
+        await record_facts(entries, outside.store, limits, pulse, in_hand, task_status=task_status)
+
+
+async def _board(
+    config: Config,
+    wires: _Wires,
+    facts: trio.MemoryReceiveChannel[Fact],
+    record: trio.MemorySendChannel[Entry],
+    maker: EntryMaker,
+    *,
+    task_status: trio.TaskStatus[None],
+) -> None:
+    settle_s = config.board.settle_s
+    with wires.pulses.watched("board") as pulse:
+        await keep_board(facts, wires.view, record, maker, settle_s, pulse, task_status=task_status)
 
 
 async def _start_producers(
@@ -151,6 +240,7 @@ async def _start_producers(
         wires.facts.clone(),
         wires.intake,
         outside.store,
+        MsgpackCodec(),
         wires.pulses,
     )
 
@@ -158,13 +248,17 @@ async def _start_producers(
         await nursery.start(supervise, name, service, POLICY, _tell_failure)
 
     async def retention(task_status: trio.TaskStatus[None]) -> None:
-        times = config.retention
-        await keep_retention(
-            outside.store,
-            outside.now_utc,
-            RetentionTimes(times.interval_s, times.facts_s, times.verdicts_s, times.transcripts_s),
-            task_status=task_status,
-        )
+        kept = config.retention
+        with wires.pulses.watched("retention") as pulse:
+            await keep_retention(
+                outside.store,
+                outside.now_utc,
+                RetentionTimes(kept.interval_s, kept.facts_s, kept.verdicts_s, kept.transcripts_s),
+                wires.intake.forget,
+                wires.facts.clone(),
+                pulse,
+                task_status=task_status,
+            )
 
     async def guardian(task_status: trio.TaskStatus[None]) -> None:
         with wires.pulses.watched("guardian") as pulse:
@@ -239,7 +333,8 @@ def _words(view: FleetView) -> str:
     standings = [agent.standing.value for agent in view.agents.values()]
     counts = sorted(((standings.count(s), s) for s in set(standings)), reverse=True)
     listed = ", ".join(f"{count} {standing}" for count, standing in counts)
-    return f"{len(standings)} agents" + (f": {listed}" if listed else "")
+    counted = "1 agent" if len(standings) == 1 else f"{len(standings)} agents"
+    return counted + (f": {listed}" if listed else "")
 
 
 def _beat(config: Config, outside: Outside, wires: _Wires, *, stopped: bool = False) -> DaemonBeat:
@@ -328,13 +423,11 @@ async def prepare_schema(database: Database, manager: ReadinessPort) -> None:
         log.info("database.migrated", number=applied.number, name=applied.name)
 
 
-def source_of(settings: TranscriptSettings, environ: Mapping[str, str]) -> OpenSource:
-    """Where transcripts are looked for, as configured."""
-    roots = [Root(root.path, root.glob) for root in settings.roots]
-    if settings.discover:
-        roots += well_known_roots(environ, Path.home())
+def formats_of(settings: TranscriptSettings) -> Formats:
+    """Below each root the format that it names, else the one that knows the file."""
     named = {
-        str(root.path): fmt
+        # Files are known by their real paths, also below a root that is reached by a link.
+        os.path.realpath(root.path): fmt
         for root in settings.roots
         if root.format != "auto" and (fmt := format_named(root.format)) is not None
     }
@@ -345,16 +438,30 @@ def source_of(settings: TranscriptSettings, environ: Mapping[str, str]) -> OpenS
                 return fmt
         return recognise(sample)
 
-    limits = ReadLimits(settings.read_chunk_bytes, settings.max_line_bytes, settings.backfill_bytes)
+    return Formats(recognised, format_named)
+
+
+def source_of(settings: TranscriptSettings, environ: Mapping[str, str]) -> OpenSource:
+    """Where transcripts are looked for, as configured."""
+    roots = [Root(root.path, root.glob) for root in settings.roots]
+    if settings.discover:
+        roots += well_known_roots(environ, Path.home())
+    limits = ReadLimits(
+        settings.read_chunk_bytes,
+        settings.max_line_bytes,
+        settings.backfill_bytes,
+        settings.head_bytes,
+    )
     chosen = SourceSettings(
         rescan_s=settings.rescan_s,
+        blind_rescan_s=settings.blind_rescan_s,
         settle_s=settings.settle_s,
         concurrency=settings.concurrency,
         max_files=settings.max_files,
         max_age_s=settings.max_age_s,
         limits=limits,
     )
-    formats = Formats(recognised, format_named)
+    formats = formats_of(settings)
     return lambda restored: open_source(roots, restored.positions, formats, chosen)
 
 
@@ -368,14 +475,24 @@ async def run_daemon(
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Open everything, supervise until `stop`, close everything in the opposite order."""
+    """Open everything, supervise until `stop`, close everything in the opposite order.
+
+    A server of somebody else's that does not answer is waited for; our own must start.
+    """
     manager.status("opening the database")
     async with open_postgres(config, environ) as database:
-        await prepare_schema(database, manager)
+
+        async def prepared() -> bool:
+            await prepare_schema(database, manager)
+            return True
+
+        if not await _answered(prepared, manager, stop):
+            task_status.started()
+            return
         outside = Outside(
             PostgresStore(database),
             source_of(config.transcripts, environ),
-            RulesJudge(),
+            JUDGES[config.guardian.judge](),
             manager,
             now_utc,
             swept,

@@ -7,7 +7,8 @@ Laws:
 2. A log call never raises and never waits. A reader that is gone or does not read costs
    lines; they are counted, and `lines.dropped` says how many once it reads again.
 3. No control character reaches a line, so a field can neither forge a line nor steer a
-   terminal. Text of agents does not reach one at all: use `text_fields`.
+   terminal. Text of agents does not reach one at all: use `text_fields`. An exception's
+   own words count as such, for they quote what was read, unless it is one of ours.
 
 A JSON line has `ts` (RFC 3339, UTC, microseconds), `level` and `event` first, then the
 event's own fields, then `version`, `pid` and `host` of the daemon. An own field by one of
@@ -19,6 +20,7 @@ message stays one JSON text. It is the journal only if JOURNAL_STREAM names the 
 file that we write to, so a pipe or a file gets pure JSON.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -29,6 +31,7 @@ import select
 import socket
 import stat
 import sys
+import textwrap
 import threading
 import traceback
 from collections.abc import Iterable, Mapping, MutableMapping
@@ -40,6 +43,8 @@ from pathlib import PurePath
 from typing import Any, Literal, TextIO
 
 import structlog
+
+from custosd.core.errors import CustosdError
 
 log = structlog.get_logger()
 
@@ -53,6 +58,8 @@ BUDGETS = (8192, 1024, 128)
 
 MOST_ITEMS = 100
 DEEPEST = 4
+LONGEST_CHAIN = 10
+"""How many exceptions that led to one another, or that hold one another, are told."""
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
@@ -179,13 +186,43 @@ def _with_traceback(event: Fields) -> dict[str, Any]:
     if error is True or isinstance(error, tuple):
         error = sys.exc_info()[1] if error is True else error[1]
     if isinstance(error, BaseException):
-        text = "".join(traceback.format_exception(error))
+        text = _traceback_of(error)
         # What went wrong stands at the end of a traceback, who asked for it at the start.
         middle = "\n  [...]\n"
         long = len(text) > BUDGETS[0]
         fields["error_type"] = type(error).__qualname__
         fields["exception"] = text[:2000] + middle + text[-6000:] if long else text
     return fields
+
+
+def _traceback_of(error: BaseException, depth: int = 0) -> str:
+    """Frames, types and what led to them; neither source lines nor foreign messages."""
+    before, link = error.__cause__, "which was the cause of"
+    if before is None and not error.__suppress_context__:
+        before, link = error.__context__, "while this was handled"
+    earlier = ""
+    if before is not None and depth < LONGEST_CHAIN:
+        earlier = f"{_traceback_of(before, depth + 1)}{link}:\n"
+    frames = traceback.StackSummary.extract(
+        traceback.walk_tb(error.__traceback__), lookup_lines=False
+    )
+    lines = ["Traceback (most recent call last):"]
+    lines += [f'  File "{at.filename}", line {at.lineno}, in {at.name}' for at in frames]
+    text = "\n".join([*lines, _said_by(error)]) + "\n"
+    if isinstance(error, BaseExceptionGroup) and depth < LONGEST_CHAIN:
+        parts = (_traceback_of(part, depth + 1) for part in error.exceptions[:MOST_ITEMS])
+        text += "".join(textwrap.indent(part, "  | ") for part in parts)
+    return earlier + text
+
+
+def _said_by(error: BaseException) -> str:
+    """The type, and what is known to quote nobody: our own message, a system error's name."""
+    name = type(error).__qualname__
+    if isinstance(error, CustosdError):
+        return f"{name}: {error}"
+    if isinstance(error, OSError) and (code := errno.errorcode.get(error.errno or 0)):
+        return f"{name}: {code}"
+    return name
 
 
 def _plain(value: object, budget: int, depth: int = 0) -> Any:
@@ -220,7 +257,7 @@ def _scalar(value: object) -> str | int | float | None:
         case bytes() | bytearray():
             text = f"<{len(value)} bytes>"
         case BaseException():
-            text = f"{type(value).__qualname__}: {value}"
+            text = _said_by(value)
         case PurePath():
             text = str(value)
         case _:

@@ -38,7 +38,10 @@ class TranscriptPosition:
 
 @dataclass(frozen=True, slots=True)
 class RunProgress:
-    """One run, as folded up to a position. `trajectory` is the fold's encoded state."""
+    """One run, as folded up to a position. `trajectory` is the fold's encoded state.
+
+    `state` holds since `state_utc`; what was stored of a later time stays.
+    """
 
     ref: AgentRef
     thread: str
@@ -48,6 +51,7 @@ class RunProgress:
     trajectory: bytes
     seen_utc: datetime
     grown_utc: datetime
+    state_utc: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +126,8 @@ class Store(Protocol):
         """
         ...
 
-    async def trajectories(self, agents: Collection[AgentId]) -> Mapping[AgentId, bytes]:
-        """The encoded folds of the latest runs of these agents, where there are any."""
+    async def trajectories(self, refs: Collection[AgentRef]) -> Mapping[AgentRef, bytes]:
+        """The encoded folds of exactly these runs, where there are any."""
         ...
 
     async def record(self, entries: Sequence[Entry]) -> None:

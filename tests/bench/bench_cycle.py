@@ -1,4 +1,4 @@
-"""One guardian sweep over n agents, of which none, 1 % or 10 % changed; and what an idle agent costs.
+"""One guardian sweep over n agents, of which none, 1 % or 10 % changed; and an idle agent's cost.
 
 Real files, the real source, the real store on its embedded PostgreSQL, the rules judge.
 Each size runs in processes of its own: one takes all transcripts in, a second one starts
@@ -10,6 +10,7 @@ on what the first has stored, as the daemon does after a restart, and is measure
 import gc
 import json
 import os
+import random
 import resource
 import subprocess
 import sys
@@ -42,7 +43,8 @@ from custosd.core.view import FleetView
 from custosd.flow.pulse import Pulse
 from custosd.ports import Answer, Growth, Question
 from custosd.services.guardian import Guardian, GuardianPorts, GuardianSetup
-from custosd.services.ingest import Intake, store_rest
+from custosd.services.ingest import store_rest
+from custosd.services.intake import Intake
 
 SIZES = (10, 100, 1_000, 10_000)
 STEPS = 30
@@ -73,7 +75,37 @@ class CountingJudge(RulesJudge):
         return await super().judge(question)
 
 
+WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in ("n", "rt", "sk", "lo")]
+
+
+def goal(agent: int) -> str:
+    """Sixty to a hundred and fifty words, begun as all are, and unlike any other agent's."""
+    chosen = random.Random(agent)
+    told = " ".join(chosen.choices(WORDS, k=chosen.randint(50, 140)))
+    return f"Make feature {agent} work and keep the tests green. {told}"
+
+
 def step(agent: int, n: int) -> bytes:
+    return edit(agent, n) if n % 5 == 4 else test_run(agent, n)
+
+
+def edit(agent: int, n: int) -> bytes:
+    path = f"/work/{agent}/src/module_{n % 3}.py"
+    record = {
+        "type": "step",
+        "id": f"s{n}",
+        "tool": "edit",
+        "kind": "edit",
+        "action": f"write {path}",
+        "files": [path],
+        "edits": [{"path": path, "first_line": n, "last_line": n + 4, "content": f"x = {n}"}],
+        "observation": "written",
+        "exit_code": 0,
+    }
+    return json.dumps(record).encode() + b"\n"
+
+
+def test_run(agent: int, n: int) -> bytes:
     record = {
         "type": "step",
         "id": f"s{n}",
@@ -91,7 +123,7 @@ def write_transcripts(folder: Path, agents: int) -> None:
             "custosd": 1,
             "session": f"s{agent}",
             "cwd": f"/work/{agent}",
-            "goal": f"Make feature {agent} of module_{agent}.py work, and keep the tests green.",
+            "goal": goal(agent),
         }
         lines = [json.dumps(header).encode() + b"\n", *(step(agent, n) for n in range(STEPS))]
         place = folder / f"{agent % 100:02}"
@@ -113,7 +145,8 @@ class World:
         restored = await self.store.restore()
         self.view = FleetView({a.ref.agent: a for a in restored.agents})
         self.folds = Folds(hot=512)
-        self.intake = Intake(self.folds, restored, MsgpackCodec(), now_utc)
+        self.codec = MsgpackCodec()
+        self.intake = Intake(self.folds, restored, self.codec, now_utc)
         formats = Formats(recognise, format_named)
         self.source = await stack.enter_async_context(
             open_source(
@@ -125,8 +158,8 @@ class World:
         )
         self._made = 0
         facts_in, self._facts = trio.open_memory_channel[Fact](1_000_000)
-        ports = GuardianPorts(self.store, self.judge, LocalContext(), MsgpackCodec(), now_utc)
-        setup = GuardianSetup(GuardianLimits(cadence_s=0.0), DetectorLimits())
+        ports = GuardianPorts(self.store, self.judge, LocalContext(), self.codec, now_utc)
+        setup = GuardianSetup(GuardianLimits(cadence_s=0.0, grace_s=0.0), DetectorLimits())
         self.guardian = Guardian(ports, setup, self.folds, facts_in, Pulse("guardian", 0.0))
         self.guardian.remember(self.view)
 
@@ -144,11 +177,13 @@ class World:
         size = 0
         while len(seen) < agents:
             growths: list[Growth] = list(await self.source.next_batch())
-            missing = self.intake.missing(growths)
-            for agent, data in (await self.store.trajectories(missing)).items() if missing else ():
-                self.intake.fetched(agent, data)
-            for growth in growths:
-                self.tell(self.intake.take(growth))
+            admitted = [(growth, self.intake.admit(growth)) for growth in growths]
+            missing = self.intake.missing([plan for _, plan in admitted if plan])
+            stored = await self.store.trajectories(missing) if missing else {}
+            fetched = {ref: self.codec.decode(data) for ref, data in stored.items()}
+            for growth, plan in admitted:
+                if plan:
+                    self.tell(self.intake.take(plan, fetched))
                 if growth.events:
                     seen.add(growth.position.key)
                     size += growth.position.offset
@@ -168,8 +203,8 @@ class World:
 
 
 def rss_kib() -> int:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * resource.getpagesize() // 1024
+    pages = Path("/proc/self/statm").read_text("ascii").split()[1]
+    return int(pages) * resource.getpagesize() // 1024
 
 
 def cpu_s() -> float:
@@ -215,6 +250,7 @@ async def _folded(world: World, agents: int) -> None:
     steps = sum(a.digest.steps for a in world.view.agents.values() if a.digest)
     assert len(world.view.agents) == agents, f"{len(world.view.agents)} agents of {agents}"
     assert steps >= agents * STEPS, f"{steps} steps"
+    assert all(a.digest and a.digest.written for a in world.view.agents.values())
 
 
 async def _case(world: World, folder: Path, agents: int, share: float) -> dict[str, Any]:

@@ -51,7 +51,7 @@ async def measure(store: PostgresStore, n: int) -> dict[str, float]:
         "save_progress": first_s,
         "record (verdicts)": await fastest_s(partial(store.record, some.verdict_entries(verdicts))),
         "recent_verdicts": await fastest_s(partial(store.recent_verdicts, ids, 10)),
-        "trajectories": await fastest_s(partial(store.trajectories, ids)),
+        "trajectories": await fastest_s(partial(store.trajectories, refs)),
         "restore": await fastest_s(store.restore),
     }
 

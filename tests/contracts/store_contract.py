@@ -58,7 +58,7 @@ class StoreContract:
     async def test_an_empty_store_knows_nothing_and_says_so(self, store: Store) -> None:
         assert await agents_of(store) == {}
         assert await positions_of(store) == {}
-        assert await store.trajectories([ADA.agent]) == {}
+        assert await store.trajectories([ADA]) == {}
         assert await store.recent_verdicts([ADA.agent], 10) == {ADA.agent: ()}
         assert await store.recent_entries(None, 10) == ()
         assert await store.recent_entries(ADA.agent, 10) == ()
@@ -70,7 +70,7 @@ class StoreContract:
         await store.save_progress([some.progress(told, offset=77)])
         assert await agents_of(store) == {ADA.agent: view_of(told)}
         assert await positions_of(store) == {"claude/ada": some.position(offset=77)}
-        assert await store.trajectories([ADA.agent]) == {ADA.agent: told.trajectory}
+        assert await store.trajectories([ADA]) == {ADA: told.trajectory}
 
     async def test_empty_batches_are_no_work(self, store: Store) -> None:
         await store.save_progress([])
@@ -104,7 +104,7 @@ class StoreContract:
         await store.save_progress([some.progress(later, offset=200)])
         assert await agents_of(store) == {ADA.agent: view_of(later)}
         assert (await positions_of(store))["claude/ada"].offset == 200
-        assert await store.trajectories([ADA.agent]) == {ADA.agent: later.trajectory}
+        assert await store.trajectories([ADA]) == {ADA: later.trajectory}
 
     async def test_the_last_word_of_a_batch_stays(self, store: Store) -> None:
         last = some.run(steps=5)
@@ -127,8 +127,8 @@ class StoreContract:
         sub = some.run(helper, 2, thread="explore", parent=ADA.agent)
         await store.save_progress([some.progress(main, sub)])
         assert await agents_of(store) == {ADA.agent: view_of(main), helper.agent: view_of(sub)}
-        folds = await store.trajectories([ADA.agent, helper.agent])
-        assert folds == {ADA.agent: main.trajectory, helper.agent: sub.trajectory}
+        folds = await store.trajectories([ADA, helper])
+        assert folds == {ADA: main.trajectory, helper: sub.trajectory}
         assert len(await positions_of(store)) == 1
 
     async def test_the_latest_run_of_an_agent_is_restored(self, store: Store) -> None:
@@ -139,7 +139,9 @@ class StoreContract:
         # Even when the older one's transcript is written once more.
         await store.save_progress([some.progress(replace(first, state=AgentState.IDLE), key="one")])
         assert await agents_of(store) == {ADA.agent: view_of(second, "/home/ada/two.jsonl")}
-        assert await store.trajectories([ADA.agent]) == {ADA.agent: second.trajectory}
+        assert await store.trajectories([ADA]) == {ADA: first.trajectory}
+        both = {ADA: first.trajectory, ADA_AGAIN: second.trajectory}
+        assert await store.trajectories([ADA_AGAIN, BOB, ADA]) == both
         assert len(await positions_of(store)) == 2
 
     async def test_the_latest_run_is_the_one_met_last_whatever_the_clock_says(
@@ -162,8 +164,8 @@ class StoreContract:
         for n, run in enumerate(runs):
             expected = replace(view_of(run, f"/home/ada/t{n}.jsonl"), verdict=told[n])
             assert agents[run.ref.agent] == expected
-        folds = await store.trajectories([run.ref.agent for run in runs])
-        assert folds == {run.ref.agent: run.trajectory for run in runs}
+        folds = await store.trajectories([run.ref for run in runs])
+        assert folds == {run.ref: run.trajectory for run in runs}
         positions = await positions_of(store)
         assert {key: at.offset for key, at in positions.items()} == {f"t{n}": n for n in range(300)}
 
@@ -171,7 +173,8 @@ class StoreContract:
         "bad",
         [
             some.run(seen_utc=NOON.replace(tzinfo=None)),
-            some.run(grown_utc=NOON.replace(tzinfo=None)),
+            some.run(grown_utc=NOON.replace(tzinfo=None), state_utc=NOON),
+            some.run(state_utc=NOON.replace(tzinfo=None)),
             some.run(AgentRef(AgentId(""), RunId("r"))),
             some.run(AgentRef(AgentId("a"), RunId(""))),
             some.run(steps=-1),
@@ -208,7 +211,7 @@ class StoreContract:
         others = some.entry("f", some.state_changed(AgentState.IDLE, BOB))
         await store.record([*told, others])
         mine = {entry.id for entry in await store.recent_entries(ADA.agent, 100)}
-        assert mine == {f"e{n:02}" for n in (2, 3, 4, 5, 6, 7, 8)}
+        assert mine == {f"e{n:02}" for n in (2, 3, 4, 5, 6, 7, 8, 9)}
         assert await store.recent_entries(BOB.agent, 100) == (others,)
 
     async def test_recording_twice_is_recording_once(self, store: Store) -> None:
@@ -269,6 +272,31 @@ class StoreContract:
                 )
         for view in (await agents_of(store)).values():
             assert (view.state, view.standing) == (AgentState.IDLE, Standing.DONE)
+
+    @pytest.mark.parametrize("first", ["progress", "record"])
+    @pytest.mark.parametrize("later", ["progress", "record"])
+    async def test_the_latest_state_wins_whether_progress_or_the_record_brings_it(
+        self, store: Store, first: str, later: str
+    ) -> None:
+        at = {word: NOON + (word == later) * MINUTE for word in ("progress", "record")}
+        stopped = some.run(state=AgentState.TERMINATED, state_utc=at["progress"])
+        running = some.entry("e", some.state_changed(AgentState.RUNNING), at["record"])
+        saves = {
+            "progress": lambda: store.save_progress([some.progress(stopped)]),
+            "record": lambda: store.record([running]),
+        }
+        await saves[first]()
+        await saves["record" if first == "progress" else "progress"]()
+        expected = AgentState.TERMINATED if later == "progress" else AgentState.RUNNING
+        assert (await agents_of(store))[ADA.agent].state is expected
+
+    async def test_a_state_that_holds_since_earlier_does_not_win_in_a_batch(
+        self, store: Store
+    ) -> None:
+        stopped = some.run(state=AgentState.TERMINATED, state_utc=NOON + MINUTE)
+        await store.save_progress([some.progress(stopped), some.progress(some.run(steps=7))])
+        view = (await agents_of(store))[ADA.agent]
+        assert (view.state, view.digest and view.digest.steps) == (AgentState.TERMINATED, 7)
 
     async def test_of_changes_at_one_instant_the_later_in_the_batch_wins(
         self, store: Store
@@ -356,7 +384,7 @@ class StoreContract:
         of = AgentRef(AgentId(f"claude:{HOSTILE}"), RunId(HOSTILE))
         at = TranscriptPosition(HOSTILE, f"/{HOSTILE}", HOSTILE, HOSTILE, 3, b"")
         told = RunProgress(
-            of, HOSTILE, HOSTILE, AgentState.IDLE, some.digest(3, HOSTILE), b"\0", NOON, NOON
+            of, HOSTILE, HOSTILE, AgentState.IDLE, some.digest(3, HOSTILE), b"\0", NOON, NOON, NOON
         )
         verdict = some.verdict(HOSTILE, of, text=HOSTILE)
         verdict = replace(verdict, by=replace(verdict.by, judge=HOSTILE, model=HOSTILE))
@@ -373,7 +401,7 @@ class StoreContract:
             of, HOSTILE, at.path, HOSTILE, NOON, AgentState.IDLE, told.digest, NOON, verdict=verdict
         )
         assert await positions_of(store) == {HOSTILE: at}
-        assert await store.trajectories([of.agent]) == {of.agent: b"\0"}
+        assert await store.trajectories([of]) == {of: b"\0"}
         assert await store.recent_verdicts([of.agent], 1) == {of.agent: (verdict,)}
         assert set(await store.recent_entries(None, 100)) == set(entries)
         assert (await store.recent_entries(of.agent, 100))[0].fact == VerdictReached(verdict)
@@ -471,7 +499,7 @@ class StoreContract:
         assert await store.prune(limits(transcripts=NOON - 5 * DAY)) == Pruned(runs=1)
         assert set(await agents_of(store)) == {BOB.agent}
         assert set(await positions_of(store)) == {"b"}
-        assert await store.trajectories([ADA.agent, BOB.agent]) == {BOB.agent: grown.trajectory}
+        assert await store.trajectories([ADA, BOB]) == {BOB: grown.trajectory}
         assert await store.recent_verdicts([ADA.agent], 10) == {ADA.agent: ()}
 
     async def test_a_transcript_stays_while_one_of_its_runs_does(self, store: Store) -> None:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from custosd.core.agents import AgentId, AgentRef, AgentState, RunId
 from custosd.core.facts import (
+    AgentForgotten,
     AgentSeen,
     DaemonStarted,
     DaemonStopped,
@@ -100,11 +101,13 @@ def run(
     state: AgentState = AgentState.RUNNING,
     seen_utc: datetime = NOON,
     grown_utc: datetime = NOON,
+    state_utc: datetime | None = None,
     end: RunEnd | None = None,
 ) -> RunProgress:
     fold = f"fold of {steps}".encode() + bytes(range(256))
     told = replace(digest(steps), end=end)
-    return RunProgress(of, thread, parent, state, told, fold, seen_utc, grown_utc)
+    since_utc = grown_utc if state_utc is None else state_utc
+    return RunProgress(of, thread, parent, state, told, fold, seen_utc, grown_utc, since_utc)
 
 
 def progress(*runs: RunProgress, key: str = "claude/ada", offset: int = 1_000) -> Progress:
@@ -173,6 +176,7 @@ def one_fact_of_each_kind(text: str = "") -> list[Fact]:
         DaemonStarted("0.1.0", 42),
         DaemonStopped(f"SIGTERM {text}"),
         seen(),
+        AgentForgotten(ADA),
         TrajectoryAdvanced(ADA, digest(text=text), 2, NOON),
         TrajectoryRewound(ADA, 7),
         VerdictReached(verdict(text=text)),

@@ -9,6 +9,7 @@ from custosd.core.guardian import (
     OPINIONS,
     GuardianLimits,
     Memo,
+    Sight,
     after_standing,
     checked,
     is_due,
@@ -33,42 +34,70 @@ def looked(**changes: object) -> Memo:
     return replace(memo, **changes)  # type: ignore[arg-type]
 
 
+def seen(fingerprint: str = "a", activity: Activity = Activity.WORKING, **fields: object) -> Sight:
+    return Sight(digest(fingerprint, activity), **fields)  # type: ignore[arg-type]
+
+
 def test_an_agent_that_did_not_change_is_not_looked_at() -> None:
-    assert not is_due(looked(), digest(), quiet_s=1e9)
+    assert not is_due(looked(), seen(quiet_s=1e9), LIMITS)
 
 
 def test_growth_makes_an_agent_due() -> None:
-    assert is_due(looked(), digest("b"), quiet_s=0)
+    assert is_due(looked(), seen("b"), LIMITS)
 
 
 def test_time_alone_makes_an_agent_due_exactly_at_its_quiet_deadline() -> None:
-    memo = looked(look_again_s=300.0)
-    assert not is_due(memo, digest(), quiet_s=299.999)
-    assert is_due(memo, digest(), quiet_s=300.0)
+    memo = looked(deadline_s=300.0)
+    assert not is_due(memo, seen(quiet_s=299.999), LIMITS)
+    assert is_due(memo, seen(quiet_s=300.0), LIMITS)
+
+
+def test_quiet_that_ended_makes_an_agent_due_without_a_new_fingerprint() -> None:
+    memo = looked(deadline_s=300.0, passed=True)
+    assert not is_due(memo, seen(quiet_s=300.0), LIMITS)
+    assert is_due(memo, seen(quiet_s=1.0), LIMITS)
+
+
+def test_a_twin_that_comes_or_goes_makes_an_agent_due() -> None:
+    assert is_due(looked(), seen(peers=("b",)), LIMITS)
+    assert not is_due(looked(peers=("b",)), seen(peers=("b",)), LIMITS)
+    assert is_due(looked(peers=("b",)), seen(), LIMITS)
+
+
+def test_the_end_of_the_grace_is_looked_at_and_asked_about_once() -> None:
+    memo = looked(graced=True)
+    assert not is_due(memo, seen(known_s=59.9), LIMITS)
+    assert is_due(memo, seen(known_s=60.0), LIMITS)
+    assert not is_worth_asking(memo, "q", seen(known_s=59.9), (LOOP,), 0, LIMITS)
+    assert is_worth_asking(memo, "q", seen(known_s=60.0), (LOOP,), 0, LIMITS)
 
 
 def test_what_is_not_yet_confirmed_stays_due() -> None:
-    assert is_due(looked(candidate=Standing.STUCK), digest(), quiet_s=0)
+    assert is_due(looked(candidate=Standing.STUCK), seen(), LIMITS)
+
+
+def test_a_change_is_asked_about_at_once_while_something_is_not_yet_confirmed() -> None:
+    assert is_worth_asking(looked(candidate=Standing.STUCK), "r", seen("b"), (), 1, LIMITS)
 
 
 def test_the_same_question_is_never_asked_again() -> None:
     memo = looked(kinds=frozenset({SignalKind.REPEATING}), asked_at=-1e9)
-    assert not is_worth_asking(memo, "q", digest("b"), (LOOP,), 0, LIMITS)
+    assert not is_worth_asking(memo, "q", seen("b"), (LOOP,), 0, LIMITS)
 
 
 def test_a_new_suspicion_is_asked_about_at_once_and_so_is_its_end() -> None:
-    assert is_worth_asking(looked(), "r", digest("b"), (LOOP,), 1, LIMITS)
+    assert is_worth_asking(looked(), "r", seen("b"), (LOOP,), 1, LIMITS)
     memo = looked(kinds=frozenset({SignalKind.REPEATING}))
-    assert is_worth_asking(memo, "r", digest("b"), (), 1, LIMITS)
+    assert is_worth_asking(memo, "r", seen("b"), (), 1, LIMITS)
 
 
 def test_a_change_without_suspicion_waits_for_the_cadence() -> None:
-    assert not is_worth_asking(looked(), "r", digest("b"), (NOTE,), 899.9, LIMITS)
-    assert is_worth_asking(looked(), "r", digest("b"), (NOTE,), 900.0, LIMITS)
+    assert not is_worth_asking(looked(), "r", seen("b"), (NOTE,), 899.9, LIMITS)
+    assert is_worth_asking(looked(), "r", seen("b"), (NOTE,), 900.0, LIMITS)
 
 
 def test_a_turn_that_ends_is_asked_about_at_once() -> None:
-    assert is_worth_asking(looked(), "r", digest("b", Activity.TURN_ENDED), (), 1, LIMITS)
+    assert is_worth_asking(looked(), "r", seen("b", Activity.TURN_ENDED), (), 1, LIMITS)
 
 
 def test_one_opinion_changes_nothing_two_that_agree_do() -> None:
@@ -77,6 +106,13 @@ def test_one_opinion_changes_nothing_two_that_agree_do() -> None:
     assert once.held is Standing.PROGRESSING
     assert not once.settled
     assert after_standing(once, Standing.STUCK, LIMITS).held is Standing.STUCK
+
+
+def test_who_was_held_to_be_stuck_is_cleared_by_two_sweeps_that_agree() -> None:
+    memo = Memo(held=Standing.STUCK, candidate=Standing.STUCK)
+    once = after_standing(memo, Standing.PROGRESSING, LIMITS)
+    assert once.held is Standing.STUCK
+    assert after_standing(once, Standing.PROGRESSING, LIMITS).held is Standing.PROGRESSING
 
 
 def test_opinions_that_alternate_never_change_what_is_held() -> None:

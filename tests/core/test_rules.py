@@ -114,3 +114,31 @@ def test_duplicated_work_names_the_peers() -> None:
     judgement = judge_by_rules(digest, (twin,), 0)
     assert judgement.standing is Standing.DUPLICATING
     assert "bob" in judgement.summary
+
+
+@pytest.mark.parametrize(
+    ("events", "quiet_s", "evidence"),
+    [
+        ([], 0, ()),
+        ([GOAL, read("a"), run("make", "no")], 0, (1,)),
+        ([GOAL, write("src/parser.py", "x"), passing(), read("b"), said("Fixed.")], 0, (1,)),
+        ([GOAL, read("a"), read("b"), said("Done.")], 0, (1,)),
+        ([GOAL, *LOOP, said("What now?")], 0, (2,)),
+        ([GOAL, *LOOP, Waiting("", "rate_limit")], 9_999, (2,)),
+        ([GOAL, *LOOP, Ended("", RunEnd.LIMIT)], 0, (2,)),
+        ([GOAL, read("a")], 900, (0,)),
+        ([GOAL, read("a"), said("Here is the list.")], 5, (0,)),
+        ([GOAL, read("a"), said("Here is the list.")], 900, (0,)),
+    ],
+)
+def test_a_judgement_names_the_steps_that_it_rests_on(
+    events: Sequence[TranscriptEvent], quiet_s: float, evidence: tuple[int, ...]
+) -> None:
+    assert judged(*events, quiet_s=quiet_s).evidence == evidence
+
+
+def test_where_nothing_is_new_the_last_step_is_named() -> None:
+    stale = [search(f"w{c}", "") for c in "abcdefghijkl"]
+    judgement = judged(GOAL, read("a"), *stale)
+    assert judgement.standing is Standing.UNKNOWN
+    assert judgement.evidence == (12,)

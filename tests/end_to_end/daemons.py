@@ -8,12 +8,14 @@ import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 from typing import Any
 
 import trio
 
+import custosd as package
 from custosd.adapters.postgres.processes import wait_pid
 
 Line = dict[str, Any]
@@ -54,11 +56,13 @@ class Stream:
     async def read(self, source: trio.abc.ReceiveStream) -> None:
         """Take in everything until the end of `source`; text that is no JSON goes to `plain`."""
         rest = b""
-        async for data in source:
-            *whole, rest = (rest + data).split(b"\n")
-            for line in whole:
-                self._take(line.decode())
-            self._wake()
+        # A terminal ends with an error, when its last process has.
+        with suppress(trio.BrokenResourceError):
+            async for data in source:
+                *whole, rest = (rest + data).split(b"\n")
+                for line in whole:
+                    self._take(line.decode())
+                self._wake()
         self._take(rest.decode())
         self.ended = True
         self._wake()
@@ -81,10 +85,14 @@ class Stream:
         if found:
             return found
         why = f"not within {limit_s} s" if scope.cancelled_caught else "the stream ended first"
-        tail = [{k: v for k, v in line.items() if k not in _DULL} for line in self.lines[-12:]]
+        troubles = [line for line in self.lines[:-12] if line["level"] != "info"][:20]
+        tail = [
+            {k: v for k, v in line.items() if k not in _DULL}
+            for line in troubles + self.lines[-12:]
+        ]
         listed = "\n".join(map(str, tail))
         plain = self.plain + (self.beside.plain if self.beside else "")
-        raise AssertionError(f"{what}: {why}; last lines:\n{listed}\n{plain[-2000:]}")
+        raise AssertionError(f"{what}: {why}; troubles and last lines:\n{listed}\n{plain[-2000:]}")
 
     def found(self, event: str, since: int = 0, **fields: object) -> list[Line]:
         """All lines of an event, with these fields, from line `since` on."""
@@ -143,12 +151,13 @@ class Custosd:
 def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """A clean one: the user's own configuration and agents are not this test's."""
     path = os.environ.get("PATH", os.defpath)
-    return {"PATH": path, "HOME": str(home), "LANG": "C.UTF-8", **(extra or {})}
+    checkout = str(Path(package.__file__).parents[1])
+    return {"PATH": path, "HOME": str(home), "PYTHONPATH": checkout, **(extra or {})}
 
 
 def command(*words: object) -> list[str]:
     # A warning of Python's is a defect, here as in all tests.
-    return [sys.executable, "-W", "error", "-m", "custosd", *map(str, words)]
+    return [sys.executable, "-X", "faulthandler", "-W", "error", "-m", "custosd", *map(str, words)]
 
 
 @asynccontextmanager
@@ -163,7 +172,7 @@ async def custosd(
 
     Its server is left to end by itself, as after any kill.
     """
-    pipes: dict[str, Any] = {"stdin": -3, "stdout": -1, "stderr": -1, **how}
+    pipes: dict[str, Any] = {"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE, **how}
     process = await trio.lowlevel.open_process(
         [*prefix, *command(*words)], env=environment(home, extra), cwd=home, **pipes
     )
@@ -176,6 +185,9 @@ async def custosd(
                 stream.ended = True
         try:
             yield running
+        except BaseException as error:
+            error.add_note(f"custosd {words} ended with {process.poll()} (None: it had not)")
+            raise
         finally:
             with trio.CancelScope(shield=True):
                 if process.poll() is None:
@@ -186,17 +198,15 @@ async def custosd(
 
 async def ask(*words: object, home: Path, extra: Mapping[str, str] | None = None) -> "Answer":
     """Run a command to its end."""
-    async with trio.open_nursery() as nursery:
-        del nursery
-        with trio.fail_after(LIMIT_S):
-            done = await trio.run_process(
-                command(*words),
-                env=environment(home, extra),
-                cwd=home,
-                capture_stdout=True,
-                capture_stderr=True,
-                check=False,
-            )
+    with trio.fail_after(LIMIT_S):
+        done = await trio.run_process(
+            command(*words),
+            env=environment(home, extra),
+            cwd=home,
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+        )
     return Answer(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
@@ -230,8 +240,3 @@ async def nobody_left(folder: Path, limit_s: float = 30.0) -> None:
         for pid in working_below(folder):
             await wait_pid(pid)
     assert list(working_below(folder)) == []
-
-
-def lines_of(path: Path) -> list[Line]:
-    with closing(path.open()) as file:
-        return [json.loads(line) for line in file]

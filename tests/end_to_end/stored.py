@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from custosd.adapters.postgres.bridge import Connection, open_database
+from custosd.adapters.postgres.bridge import open_database
 from custosd.adapters.postgres.embedded import embedded_postgres
 from custosd.adapters.postgres.store import PostgresStore
 from custosd.core.facts import Entry
@@ -33,7 +33,3 @@ async def stored_in(home: Path) -> Stored:
         agents = {view.ref.agent: view for view in (await store.restore()).agents}
         verdicts = await store.recent_verdicts(list(agents), ALL)
         return Stored(agents, verdicts, await store.recent_entries(None, ALL))
-
-
-async def execute(connection: Connection, sql: str) -> None:
-    await connection.execute(sql)

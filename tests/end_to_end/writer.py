@@ -48,12 +48,14 @@ class Agent:
     def __init__(self, writer: Writer, name: str, chance: random.Random) -> None:
         self.writer, self.name, self.steps = writer, name, 0
         self._chance = chance
-        writer.asked(f"Müßiggang? Nein: {name} prüft ünïcode.py – fix the parser, run the tests.")
+        writer.asked(f"Müßiggang? Nein: {name} prüft ünïcode.py: fix the parser, run the tests.")
 
     def act(self) -> None:
         self.steps += 1
         key, path = f"c{self.steps}", f"src/part_{self._chance.randrange(6)}.py"
-        text = f"value = {self._chance.randrange(9)}  # größer ☃ {'x' * self._chance.randrange(400)}"
+        text = (
+            f"value = {self._chance.randrange(9)}  # größer ☃ {'x' * self._chance.randrange(400)}"
+        )
         actions = (
             (Action(key, "read", path=path), text, None),
             (Action(key, "write", path=path, text=text), "written", None),

@@ -9,6 +9,7 @@ from custosd.core.agents import AgentId, AgentRef, AgentState, RunId
 from custosd.core.facts import AgentSeen, Entry, Fact, FactsDropped, StateChanged
 from custosd.core.view import FleetView
 from custosd.flow.latest import Latest
+from custosd.flow.pulse import Pulse
 from custosd.services.board import EntryMaker, keep_board
 
 ADA = AgentRef(AgentId("t:ada"), RunId("ada"))
@@ -25,7 +26,8 @@ class Running:
         record_in, self.record = trio.open_memory_channel[Entry](room)
         self.view = Latest(FleetView())
         maker = EntryMaker("boot", lambda: NOW)
-        nursery.start_soon(keep_board, facts_out, self.view, record_in, maker, 0.05)
+        self.pulse = Pulse("board", trio.current_time())
+        nursery.start_soon(keep_board, facts_out, self.view, record_in, maker, 0.05, self.pulse)
 
 
 async def test_facts_become_one_view_and_entries_in_their_order(
@@ -79,10 +81,21 @@ async def test_the_end_flows_on_after_everything_that_was_told(
     assert ADA.agent in board.view.value.agents
 
 
+async def test_a_board_that_has_nothing_to_do_makes_progress_enough(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    board = Running(nursery)
+    await board.facts.send(seen())
+    await trio.sleep(3600)
+    assert board.pulse.age_s(trio.current_time()) == 0
+
+
 def test_an_impossible_change_of_state_is_not_believed() -> None:
     maker = EntryMaker("boot", lambda: NOW)
     entries = [maker.entry(seen())]
-    for state in (AgentState.QUARANTINED, AgentState.RUNNING):
-        entries.append(maker.entry(StateChanged(ADA, AgentState.STARTING, state, "x")))
+    entries += [
+        maker.entry(StateChanged(ADA, AgentState.STARTING, state, "x"))
+        for state in (AgentState.QUARANTINED, AgentState.RUNNING)
+    ]
     view = FleetView().after(entries)
     assert view.agents[ADA.agent].state is AgentState.QUARANTINED

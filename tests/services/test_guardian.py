@@ -1,8 +1,10 @@
 """Sweeps: who is asked about, how often, and what a failing judge comes to."""
 
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
 
+import pytest
 import trio
 import trio.testing
 from structlog.testing import capture_logs
@@ -15,6 +17,7 @@ from custosd.core.agents import AgentId, AgentRef, RunId
 from custosd.core.detectors import DetectorLimits
 from custosd.core.errors import JudgeError, StoreUnavailable
 from custosd.core.facts import (
+    AgentForgotten,
     AgentSeen,
     Entry,
     Fact,
@@ -26,11 +29,20 @@ from custosd.core.facts import (
 from custosd.core.folds import Folds
 from custosd.core.guardian import GuardianLimits
 from custosd.core.trajectory import Trajectory
-from custosd.core.transcript import Said, TranscriptEvent
+from custosd.core.transcript import (
+    EditRange,
+    Ended,
+    RunEnd,
+    Said,
+    Spent,
+    StepKind,
+    TranscriptEvent,
+    Usage,
+)
 from custosd.core.verdicts import Judgement, Standing, SteeringKind, SteeringReason, Verdict
 from custosd.core.view import AgentView, FleetView
 from custosd.flow.pulse import Pulse
-from custosd.ports import ContextPart, Judge
+from custosd.ports import ContextPart, Judge, Question
 from custosd.services.guardian import Guardian, GuardianPorts, GuardianSetup
 
 from .conftest import failing, opened, step
@@ -71,15 +83,15 @@ class Fleet:
             entries.append(Entry(f"e{self._made:05}", self.now_utc(), fact))
         self.view = self.view.after(entries)
 
-    def grow(self, name: str, *events: TranscriptEvent) -> None:
-        ref = AgentRef(AgentId(name), RunId(name))
+    def grow(self, name: str, *events: TranscriptEvent, run: str = "", parent: str = "") -> None:
+        ref = AgentRef(AgentId(name), RunId(run or name))
         fold = self.folds.get(ref)
         if fold is None:
             fold = Trajectory()
-            self.tell(AgentSeen(ref, "t", f"/t/{name}", "", self.now_utc()))
+            self.tell(AgentSeen(ref, "t", f"/t/{name}", parent, self.now_utc()))
         for event in events:
             fold.advance(event)
-        self.folds.keep(ref, fold)
+        self.folds.keep_dirty(ref, fold)
         self.tell(TrajectoryAdvanced(ref, fold.digest(), len(events), self.now_utc()))
 
     async def sweep(self) -> SweepFinished:
@@ -262,25 +274,306 @@ async def test_after_a_restart_nothing_is_asked_again_that_was_answered(
     assert judge.asked == []
 
 
-async def test_two_agents_with_one_goal_and_the_same_files_are_said_to_duplicate(
+GOAL = "Write temperature.py that converts between Celsius and Kelvin, with tests"
+
+
+def writing(name: str, n: int = 1) -> TranscriptEvent:
+    return step(
+        n,
+        "write",
+        f"ok {n}",
+        kind=StepKind.EDIT,
+        files=(f"/{name}/temperature.py",),
+        edits=(EditRange(f"/{name}/temperature.py", 1, 9, created=True),),
+        changes_state=True,
+    )
+
+
+async def test_two_agents_with_one_goal_are_said_to_duplicate(
     autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
 ) -> None:
     fleet = Fleet(now_utc, RulesJudge())
-    from custosd.core.transcript import EditRange, StepKind
-
     for name in ("one", "two"):
-        goal = "Write temperature.py that converts between Celsius and Kelvin, with tests"
-        write = step(
-            1,
-            "write",
-            "ok",
-            kind=StepKind.EDIT,
-            files=(f"/{name}/temperature.py",),
-            edits=(EditRange(f"/{name}/temperature.py", 1, 9, created=True),),
-            changes_state=True,
-        )
-        fleet.grow(name, *opened(name, goal), write)
+        fleet.grow(name, *opened(name, GOAL), writing(name))
     await fleet.sweep()
     await fleet.sweep()
     assert [v.judgement.standing for v in fleet.verdicts()] == [Standing.DUPLICATING] * 2
     assert {f.ref.agent for f in fleet.facts if isinstance(f, StandingChanged)} == {"one", "two"}
+
+
+async def test_a_twin_that_comes_later_is_news_to_the_one_that_did_not_change(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    fleet = Fleet(now_utc, RulesJudge())
+    fleet.grow("one", *opened("one", GOAL), writing("one"))
+    for _ in range(3):
+        await fleet.sweep()
+    fleet.grow("two", *opened("two", GOAL), writing("two"))
+    for _ in range(3):
+        await fleet.sweep()
+    assert fleet.held("one") is fleet.held("two") is Standing.DUPLICATING
+    assert (await fleet.sweep()).due == 0
+    fleet.grow("two", Ended("", RunEnd.FINISHED))
+    for _ in range(3):
+        await fleet.sweep()
+    assert fleet.held("one") is Standing.PROGRESSING
+
+
+@pytest.mark.parametrize("end", [(Ended("", RunEnd.ABORTED),), ()])
+async def test_work_that_ended_or_rests_for_an_hour_is_not_duplicated(
+    end: tuple[TranscriptEvent, ...],
+    autojump_clock: trio.testing.MockClock,
+    now_utc: Callable[[], datetime],
+) -> None:
+    fleet = Fleet(now_utc, RulesJudge())
+    fleet.grow("one", *opened("one", GOAL), writing("one"), *end)
+    await fleet.sweep()
+    await trio.sleep(3_601)
+    fleet.grow("two", *opened("two", GOAL), writing("two"))
+    await fleet.sweep()
+    await fleet.sweep()
+    assert fleet.held("two") is Standing.PROGRESSING
+
+
+async def test_a_helper_does_not_duplicate_the_agent_that_sent_it(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    fleet = Fleet(now_utc, RulesJudge())
+    fleet.grow("one", *opened("one", GOAL), writing("one"))
+    fleet.grow("one/a", *opened("one", GOAL), writing("one"), parent="one")
+    await fleet.sweep()
+    assert {v.judgement.standing for v in fleet.verdicts()} == {Standing.PROGRESSING}
+
+
+async def test_a_stored_fold_that_cannot_be_read_leaves_only_its_agent_out(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    fleet = Fleet(now_utc, RulesJudge())
+    fleet.grow("bad", *opened("bad"), step(1))
+    fleet.grow("good", *opened("good"), step(1))
+    ref = AgentRef(AgentId("bad"), RunId("bad"))
+    fleet.store = Damaged(ref)
+    fleet.guardian.ports = replace(fleet.guardian.ports, store=fleet.store)
+    fleet.folds.forget(ref)
+    with capture_logs() as logs:
+        for _ in range(3):
+            finished = await fleet.sweep()
+        assert finished.due == 0, "it is not fetched again and again"
+        fleet.tell(TrajectoryAdvanced(ref, fleet.view.agents[ref.agent].digest, 0, now_utc()))  # type: ignore[arg-type]
+    assert [v.ref.agent for v in fleet.verdicts()] == ["good"]
+    assert [line["agent"] for line in logs if line["event"] == "trajectory.discarded"] == ["bad"]
+    fleet.grow("bad", *opened("bad"), step(1), step(2))
+    await fleet.sweep()
+    assert fleet.verdicts()[-1].ref == ref, "folded anew, it is judged again"
+
+
+class Damaged(MemoryStore):
+    """Has bytes of a fold that no version of ours wrote."""
+
+    def __init__(self, ref: AgentRef) -> None:
+        super().__init__()
+        self._ref = ref
+
+    async def trajectories(self, refs: Collection[AgentRef]) -> Mapping[AgentRef, bytes]:
+        return {self._ref: b"?"} if self._ref in refs else {}
+
+
+async def test_an_agreement_in_progress_goes_on_after_a_restart(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    fleet = Fleet(now_utc, RulesJudge())
+    fleet.grow("loop", *opened("loop"), *(failing(n) for n in range(6)))
+    await fleet.sweep()
+    second = restarted(fleet, RulesJudge())
+    await second.sweep()
+    assert second.held("loop") is Standing.STUCK
+    assert second.verdicts() == []
+
+
+def restarted(fleet: Fleet, judge: Judge) -> Fleet:
+    second = Fleet(fleet.now_utc, judge, fleet.setup)
+    second.view = fleet.view
+    second.folds = second.guardian.folds = fleet.folds
+    second.guardian.remember(second.view)
+    return second
+
+
+async def test_what_got_no_answer_is_asked_again_after_a_restart(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    fleet = Fleet(now_utc, ScriptedJudge([JudgeError("provider_down")]))
+    fleet.grow("a", *opened("a"), step(1))
+    await fleet.sweep()
+    judge = ScriptedJudge([GOOD])
+    await restarted(fleet, judge).sweep()
+    assert len(judge.asked) == 1
+
+
+async def test_a_new_run_of_an_agent_is_judged_without_the_memory_of_the_old_one(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    fleet = Fleet(now_utc, RulesJudge())
+    fleet.grow("loop", *opened("loop"), *(failing(n) for n in range(6)))
+    await fleet.sweep()
+    await fleet.sweep()
+    assert fleet.held("loop") is Standing.STUCK
+    fleet.grow("loop", *opened("second"), *(failing(n) for n in range(9)), run="second")
+    await fleet.sweep()
+    assert fleet.held("loop") is Standing.UNKNOWN
+    await fleet.sweep()
+    assert fleet.held("loop") is Standing.STUCK
+
+
+async def test_nothing_is_kept_of_an_agent_that_left_the_view(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    fleet = Fleet(now_utc, RulesJudge())
+    fleet.grow("one", *opened("one", GOAL), writing("one"))
+    await fleet.sweep()
+    assert list(fleet.guardian.memos)
+    fleet.tell(AgentForgotten(AgentRef(AgentId("one"), RunId("one"))))
+    await fleet.sweep()
+    assert fleet.guardian.memos == {}
+    assert fleet.guardian._watch.runs() == []
+    assert list(fleet.guardian._works) == []
+
+
+async def test_a_trajectory_that_changed_does_not_agree_with_what_was_said_before(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    """It is asked about at once, and the new answer counts."""
+    stuck = Judgement(Standing.STUCK, confidence=0.6)
+    fleet = Fleet(now_utc, ScriptedJudge([stuck, GOOD]))
+    fleet.grow("a", *opened("a"), step(1))
+    await fleet.sweep()
+    fleet.grow("a", step(2, "cat b.py", "something else"))
+    await fleet.sweep()
+    assert [v.judgement.standing for v in fleet.verdicts()] == [
+        Standing.STUCK,
+        Standing.PROGRESSING,
+    ]
+    assert fleet.held("a") is Standing.PROGRESSING
+
+
+async def test_a_change_that_is_not_worth_asking_about_changes_nothing_that_is_held(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    fleet = Fleet(now_utc, ScriptedJudge([GOOD]))
+    fleet.grow("a", *opened("a"), step(1))
+    await fleet.sweep()
+    memo = fleet.guardian.memos[AgentRef(AgentId("a"), RunId("a"))]
+    fleet.grow("a", step(2, "cat b.py", "something else"))
+    await fleet.sweep()
+    after = fleet.guardian.memos[AgentRef(AgentId("a"), RunId("a"))]
+    assert len(fleet.verdicts()) == 1
+    assert after.agreed == memo.agreed
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_steering_that_the_grace_held_back_is_asked_for_when_it_ends(
+    restart: bool,  # noqa: FBT001 - a parameter of the test
+    autojump_clock: trio.testing.MockClock,
+    now_utc: Callable[[], datetime],
+) -> None:
+    setup = GuardianSetup(GuardianLimits(grace_s=60.0), DetectorLimits())
+    fleet = Fleet(now_utc, RulesJudge(), setup)
+    fleet.grow("loop", *opened("loop"), *(failing(n) for n in range(10)))
+    await fleet.sweep()
+    await fleet.sweep()
+    if restart:
+        fleet = restarted(fleet, RulesJudge())
+    for _ in range(5):
+        await trio.sleep(60)
+        await fleet.sweep()
+    steered = [v.judgement.needs_steering for v in fleet.verdicts()]
+    assert steered == ([True] if restart else [False, True])
+
+
+async def test_growth_that_says_nothing_ends_a_silence_all_the_same(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    fleet = Fleet(now_utc, RulesJudge())
+    fleet.grow("a", *opened("a"), step(1))
+    await fleet.sweep()
+    await trio.sleep(1_000)
+    await fleet.sweep()
+    assert fleet.held("a") is Standing.SILENT
+    fleet.grow("a", Spent("", Usage(10, 10)))
+    await trio.sleep(60)
+    await fleet.sweep()
+    assert fleet.held("a") is Standing.PROGRESSING
+
+
+class JumpingClock:
+    """A wall clock that can be set."""
+
+    def __init__(self, now_utc: Callable[[], datetime]) -> None:
+        self._now_utc = now_utc
+        self.off = timedelta(0)
+
+    def __call__(self) -> datetime:
+        return self._now_utc() + self.off
+
+
+async def test_a_wall_clock_set_forward_makes_nobody_silent(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    clock = JumpingClock(now_utc)
+    fleet = Fleet(clock, RulesJudge())
+    fleet.grow("a", *opened("a"), step(1))
+    await fleet.sweep()
+    await trio.sleep(30)
+    fleet.grow("a", step(2, "cat b.py", "something else"))
+    await trio.sleep(30)
+    clock.off = timedelta(hours=1)
+    await fleet.sweep()
+    await trio.sleep(60)
+    await fleet.sweep()
+    assert fleet.held("a") is Standing.PROGRESSING
+    await trio.sleep(900)
+    await fleet.sweep()
+    assert fleet.held("a") is Standing.SILENT
+
+
+async def test_a_wall_clock_set_back_hides_no_silence(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    clock = JumpingClock(now_utc)
+    fleet = Fleet(clock, RulesJudge())
+    fleet.grow("a", *opened("a"), step(1))
+    await fleet.sweep()
+    clock.off = timedelta(hours=-1)
+    await trio.sleep(900)
+    await fleet.sweep()
+    assert fleet.held("a") is Standing.SILENT
+
+
+async def test_the_silence_before_a_start_counts_also_once_its_last_words_are_settled(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    fleet = Fleet(now_utc, RulesJudge())
+    fleet.grow("a", *opened("a"), step(1), Said("", "Here is the list."))
+    before = fleet.view.agents[AgentId("a")]
+    await trio.sleep(7_200)
+    await fleet.sweep()
+    ref = before.ref
+    fold = fleet.folds.get(ref)
+    assert fold is not None
+    fold.settle()
+    assert before.grown_utc is not None
+    fleet.tell(TrajectoryAdvanced(ref, fold.digest(), 0, before.grown_utc))
+    await fleet.sweep()
+    assert "120 min" in fleet.verdicts()[-1].judgement.summary
+
+
+async def test_an_error_of_a_judge_that_is_not_its_own_kind_is_a_defect_and_propagates(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    def broken(_: Question) -> Judgement:
+        raise ZeroDivisionError
+
+    fleet = Fleet(now_utc, ScriptedJudge(broken))
+    fleet.grow("a", *opened("a"), step(1))
+    with pytest.raises(ExceptionGroup) as raised:
+        await fleet.sweep()
+    assert raised.value.subgroup(ZeroDivisionError) is not None

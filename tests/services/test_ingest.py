@@ -1,7 +1,7 @@
 """Growth becomes trajectories, and both are stored at once."""
 
-from collections.abc import Callable, Sequence
-from datetime import datetime
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime, timedelta
 
 import trio
 import trio.testing
@@ -10,10 +10,12 @@ from structlog.testing import capture_logs
 from custosd.adapters.codec import MsgpackCodec
 from custosd.adapters.memory import MemoryStore
 from custosd.adapters.scripted_source import ScriptedSource
-from custosd.core.agents import AgentId, AgentState
-from custosd.core.errors import StoreUnavailable
+from custosd.core.agents import AgentId, AgentRef, AgentState
+from custosd.core.errors import StoreRefused, StoreUnavailable
 from custosd.core.facts import (
+    AgentForgotten,
     AgentSeen,
+    Entry,
     Fact,
     SourceTroubled,
     StateChanged,
@@ -21,10 +23,11 @@ from custosd.core.facts import (
     TrajectoryRewound,
 )
 from custosd.core.folds import Folds
-from custosd.core.transcript import Ended, RunEnd, Said, TranscriptEvent, Unread
+from custosd.core.transcript import Asked, Ended, Opened, RunEnd, Said, TranscriptEvent, Unread
 from custosd.flow.pulse import Pulses
 from custosd.ports import Incident, Progress, Restored, Store
-from custosd.services.ingest import Intake, follow_transcripts
+from custosd.services.ingest import follow_transcripts, store_rest
+from custosd.services.intake import Intake
 
 from .conftest import opened, step
 
@@ -39,13 +42,18 @@ class Ingestion:
         nursery: trio.Nursery,
         now_utc: Callable[[], datetime],
         store: Store,
-        restored: Restored = Restored(),
+        restored: Restored | None = None,
+        hot: int = 10,
     ) -> None:
+        restored = restored or Restored()
         self.source = ScriptedSource(now_utc, restored.positions)
         facts_in, self._facts = trio.open_memory_channel[Fact](10_000)
-        self.folds = Folds(hot=10)
+        self.folds = Folds(hot)
+        self.pulses = Pulses()
         self.intake = Intake(self.folds, restored, CODEC, now_utc)
-        nursery.start_soon(follow_transcripts, self.source, facts_in, self.intake, store, Pulses())
+        nursery.start_soon(
+            follow_transcripts, self.source, facts_in, self.intake, store, CODEC, self.pulses
+        )
 
     async def told(self) -> list[Fact]:
         await trio.testing.wait_all_tasks_blocked()
@@ -261,7 +269,7 @@ async def test_what_is_wrong_with_a_transcript_is_told_and_the_rest_goes_on(
         facts = await ingestion.told()
     assert SourceTroubled("record_garbled", "/t/a", 7) in facts
     assert any(isinstance(f, TrajectoryAdvanced) for f in facts)
-    assert logs == [
+    assert [log for log in logs if log["event"] != "agent.seen"] == [
         {
             "event": "transcript.troubled",
             "log_level": "warning",
@@ -271,3 +279,326 @@ async def test_what_is_wrong_with_a_transcript_is_told_and_the_rest_goes_on(
             "length": 3,
         }
     ]
+
+
+def session(name: str, agent: str = "", thread: str = "") -> list[TranscriptEvent]:
+    return [Opened(thread, name, agent=agent), Asked(thread, "the goal of it")]
+
+
+async def stored_runs(store: MemoryStore, agent: str) -> dict[str, int | None]:
+    runs = store._agents[AgentId(agent)].runs.values()
+    return {run.ref.run: run.digest.steps if run.digest else None for run in runs}
+
+
+async def test_a_batch_larger_than_the_memory_for_folds_loses_no_step(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, now_utc: Callable[[], datetime]
+) -> None:
+    """Room for three; six cold ones are fetched together and all of them go on."""
+    store = MemoryStore()
+    ingestion = Ingestion(nursery, now_utc, store, hot=3)
+    for n in range(6):
+        ingestion.source.grow(f"/t/{n}", *opened(str(n)), step(1), step(2))
+        await ingestion.told()
+    for n in range(6):
+        ingestion.source.grow(f"/t/{n}", step(3))
+    await ingestion.told()
+    assert set((await stored_steps(store)).values()) == {3}
+
+
+async def test_what_is_not_stored_is_not_let_go_however_little_room_there_is(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, now_utc: Callable[[], datetime]
+) -> None:
+    store = MemoryStore()
+    ingestion = Ingestion(nursery, now_utc, store, hot=1)
+    store.fail_with(StoreUnavailable("away"))
+    for _ in range(2):
+        for n in range(5):
+            ingestion.source.grow(f"/t/{n}", *opened(str(n)), step(1))
+        await ingestion.told()
+    assert len(ingestion.folds) == 5
+    store.fail_with(None)
+    await trio.sleep(60)
+    assert set((await stored_steps(store)).values()) == {2}
+
+
+async def test_the_runs_of_one_agent_are_kept_apart_in_whatever_order_they_grow(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, now_utc: Callable[[], datetime]
+) -> None:
+    store = MemoryStore()
+    stories = {"s1": [step(1), step(2)], "s2": [step(1)]}
+    async with trio.open_nursery() as life:
+        ingestion = Ingestion(life, now_utc, store)
+        for name, steps in stories.items():
+            ingestion.source.grow(f"/t/{name}", *session(name, "bob"), *steps)
+        await ingestion.told()
+        assert await stored_runs(store, "scripted:bob") == {"s1": 2, "s2": 1}
+        ingestion.source.grow("/t/s1", step(3))
+        facts = await ingestion.told()
+        assert not [f for f in facts if isinstance(f, TrajectoryAdvanced)], "bob is at s2 now"
+        life.cancel_scope.cancel()
+    ingestion = Ingestion(nursery, now_utc, store, await store.restore())
+    for name, steps in stories.items():
+        ingestion.source.grow(f"/t/{name}", *session(name, "bob"), *steps)
+    ingestion.source.grow("/t/s1", step(3), step(4))
+    await ingestion.told()
+    assert await stored_runs(store, "scripted:bob") == {"s1": 4, "s2": 1}
+
+
+async def test_a_header_further_down_opens_the_next_run_of_the_same_agent(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, now_utc: Callable[[], datetime]
+) -> None:
+    store = MemoryStore()
+    ingestion = Ingestion(nursery, now_utc, store)
+    ingestion.source.grow("/t/a", *session("s1", "bob"), step(1), *session("s2", "bob"), step(2))
+    ingestion.source.grow("/t/a", step(3))
+    await ingestion.told()
+    assert await stored_runs(store, "scripted:bob") == {"s1": 1, "s2": 2}
+
+
+async def test_two_forks_that_are_met_together_are_kept_apart(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, now_utc: Callable[[], datetime]
+) -> None:
+    store = MemoryStore()
+    ingestion = Ingestion(nursery, now_utc, store)
+    ingestion.source.grow("/t/one", *opened("a"), *(step(n) for n in range(5)))
+    ingestion.source.grow("/t/two", *opened("a"), *(step(n) for n in range(3)))
+    await ingestion.told()
+    assert sorted((await stored_steps(store)).values()) == [3, 5]
+
+
+async def test_a_rewritten_file_of_a_sub_agent_leaves_the_others_alone(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, now_utc: Callable[[], datetime]
+) -> None:
+    store = MemoryStore()
+    ingestion = Ingestion(nursery, now_utc, store)
+    ingestion.source.grow("/t/main", *opened("a"), *(step(n) for n in range(5)))
+    child = session("a", thread="k")
+    ingestion.source.grow("/t/sub", *child, step(1, thread="k"))
+    await ingestion.told()
+    ingestion.source.rewrite("/t/sub", *child, step(1, thread="k"), step(2, thread="k"))
+    await ingestion.told()
+    ingestion.source.grow("/t/main", step(9))
+    await ingestion.told()
+    assert await stored_steps(store) == {"scripted:a": 6, "scripted:a/k": 2}
+
+
+async def test_what_a_rewriting_took_away_is_gone_from_the_store_too(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, now_utc: Callable[[], datetime]
+) -> None:
+    """The rewritten file is read in two parts, with a crash between them."""
+    store = MemoryStore()
+    child = [*session("a", thread="k"), *(step(n, thread="k") for n in range(4))]
+    async with trio.open_nursery() as life:
+        ingestion = Ingestion(life, now_utc, store)
+        ingestion.source.grow("/t/a", *opened("a"), step(1), *child)
+        await ingestion.told()
+        ingestion.source.rewrite("/t/a", *opened("a"), step(1))
+        facts = await ingestion.told()
+        told = {f.ref.agent: f.digest.steps for f in facts if isinstance(f, TrajectoryAdvanced)}
+        assert told == {"scripted:a": 1, "scripted:a/k": 0}
+        life.cancel_scope.cancel()
+    ingestion = Ingestion(nursery, now_utc, store, await store.restore())
+    ingestion.source.grow("/t/a", *opened("a"), step(1), *child)
+    await ingestion.told()
+    assert await stored_steps(store) == {"scripted:a": 1, "scripted:a/k": 4}
+
+
+async def test_a_name_is_not_fixed_by_what_cannot_be_read(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, now_utc: Callable[[], datetime]
+) -> None:
+    store = MemoryStore()
+    async with trio.open_nursery() as life:
+        ingestion = Ingestion(life, now_utc, store)
+        ingestion.source.grow("/t/a", Unread("garbled"))
+        await ingestion.told()
+        life.cancel_scope.cancel()
+    ingestion = Ingestion(nursery, now_utc, store, await store.restore())
+    ingestion.source.grow("/t/a", Unread("garbled"), *opened("a"), step(1))
+    await ingestion.told()
+    assert await stored_steps(store) == {"scripted:a": 1}
+
+
+async def test_an_agent_in_memory_is_folded_while_another_waits_for_the_store(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, now_utc: Callable[[], datetime]
+) -> None:
+    store = MemoryStore()
+    ingestion = Ingestion(nursery, now_utc, store, hot=1)
+    for name in ("cold", "hot"):
+        ingestion.source.grow(f"/t/{name}", *opened(name), step(1))
+        await ingestion.told()
+    store.fail_with(StoreUnavailable("away"))
+    with capture_logs() as logs:
+        for n in range(3):
+            ingestion.source.grow("/t/cold", step(2 + n))
+            ingestion.source.grow("/t/hot", step(2 + n))
+            await trio.sleep(10)
+        advanced = [f for f in await ingestion.told() if isinstance(f, TrajectoryAdvanced)]
+        assert [(f.ref.agent, f.digest.steps) for f in advanced] == [
+            ("scripted:hot", n) for n in (2, 3, 4)
+        ]
+        store.fail_with(None)
+        await trio.sleep(60)
+    assert await stored_steps(store) == {"scripted:cold": 4, "scripted:hot": 4}
+    lost = [log for log in logs if log["event"] == "store.lost" and log["during"] == "fetch"]
+    assert len(lost) == 1, "told once, however often it was asked"
+
+
+async def test_storing_without_end_is_progress(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, now_utc: Callable[[], datetime]
+) -> None:
+    """The store is slower than the transcripts: the watchdog must not take that for a hang."""
+
+    class SlowStore(MemoryStore):
+        async def save_progress(self, batch: Sequence[Progress]) -> None:
+            await trio.sleep(1.0)
+            await super().save_progress(batch)
+
+    ingestion = Ingestion(nursery, now_utc, SlowStore())
+    ingestion.source.grow("/t/a", *opened("a"))
+    for n in range(400):
+        ingestion.source.grow("/t/a", step(n))
+        await trio.sleep(0.5)
+        await ingestion.told()
+        assert not ingestion.pulses.stale(trio.current_time(), 10.0)
+
+
+async def test_one_refused_transcript_is_left_out_whatever_else_goes_wrong_meanwhile(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, now_utc: Callable[[], datetime]
+) -> None:
+    class PickyStore(MemoryStore):
+        calls = 0
+
+        async def save_progress(self, batch: Sequence[Progress]) -> None:
+            self.calls += 1
+            if self.calls == 2:
+                raise StoreUnavailable("away for a moment")
+            if any(p.position.key == "/t/bad" for p in batch):
+                raise StoreRefused("bad")
+            await super().save_progress(batch)
+
+    store = PickyStore()
+    with capture_logs() as logs:
+        ingestion = Ingestion(nursery, now_utc, store)
+        for name in ("a", "bad", "c"):
+            ingestion.source.grow(f"/t/{name}", *opened(name), step(1))
+        await trio.sleep(60)
+    assert await stored_steps(store) == {"scripted:a": 1, "scripted:c": 1}
+    assert [log["path"] for log in logs if log["event"] == "progress.refused"] == ["/t/bad"]
+    assert ingestion.intake.backlog == 0
+
+
+async def test_a_quarantined_agent_is_not_let_out_by_its_own_transcript(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, now_utc: Callable[[], datetime]
+) -> None:
+    store = MemoryStore()
+    async with trio.open_nursery() as life:
+        ingestion = Ingestion(life, now_utc, store)
+        ingestion.source.grow("/t/a", *opened("a"), step(1))
+        facts = await ingestion.told()
+        life.cancel_scope.cancel()
+    ref = next(f.ref for f in facts if isinstance(f, AgentSeen))
+    change = StateChanged(ref, AgentState.RUNNING, AgentState.QUARANTINED, "restarts")
+    await store.record([Entry("q", now_utc() + timedelta(seconds=1), change)])
+    ingestion = Ingestion(nursery, now_utc, store, await store.restore())
+    ingestion.source.grow("/t/a", *opened("a"), step(1), step(2))
+    assert not [f for f in await ingestion.told() if isinstance(f, StateChanged)]
+    assert (await store.restore()).agents[0].state is AgentState.QUARANTINED
+
+
+async def test_what_has_not_grown_for_too_long_is_forgotten(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, now_utc: Callable[[], datetime]
+) -> None:
+    ingestion = Ingestion(nursery, now_utc, MemoryStore())
+    ingestion.source.grow("/t/old", *opened("old"), step(1))
+    await ingestion.told()
+    await trio.sleep(1000)
+    ingestion.source.grow("/t/new", *opened("new"), step(1))
+    await ingestion.told()
+    gone = ingestion.intake.forget(now_utc() - timedelta(seconds=500))
+    assert [f.ref.agent for f in gone if isinstance(f, AgentForgotten)] == ["scripted:old"]
+    assert len(ingestion.folds) == 1
+
+
+class CountingStore(MemoryStore):
+    """Counts how often it was asked for folds."""
+
+    asked = 0
+
+    async def trajectories(self, refs: Collection[AgentRef]) -> Mapping[AgentRef, bytes]:
+        self.asked += 1
+        return await super().trajectories(refs)
+
+
+async def test_a_store_that_is_away_is_asked_again_by_time_and_not_by_growth(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, now_utc: Callable[[], datetime]
+) -> None:
+    store = CountingStore()
+    ingestion = Ingestion(nursery, now_utc, store, hot=1)
+    for name in ("cold", "hot"):
+        ingestion.source.grow(f"/t/{name}", *opened(name), step(1))
+        await ingestion.told()
+    store.fail_with(StoreUnavailable("away"))
+    for n in range(600):
+        ingestion.source.grow("/t/cold", step(n))
+        await trio.sleep(0.1)
+    assert store.asked <= 8, "after 0.5, 1, 2, 4 ... seconds"
+
+
+async def test_what_follows_on_held_back_growth_of_a_file_waits_with_it(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, now_utc: Callable[[], datetime]
+) -> None:
+    """The main agent is cold and its sub-agent hot: the file's position must not jump ahead."""
+    store = MemoryStore()
+    ingestion = Ingestion(nursery, now_utc, store, hot=1)
+    child = session("a", thread="k")
+    ingestion.source.grow("/t/a", *opened("a"), step(1), *child)
+    await ingestion.told()
+    ingestion.source.grow("/t/a", step(2, thread="k"))
+    await ingestion.told()
+    ingestion.source.grow("/t/a", step(3, thread="k"))
+    await ingestion.told()
+    offset = (await store.restore()).positions[0].offset
+    store.fail_with(StoreUnavailable("away"))
+    ingestion.source.grow("/t/a", step(4))
+    await trio.sleep(0.1)
+    ingestion.source.grow("/t/a", step(5, thread="k"))
+    await trio.sleep(0.1)
+    assert ingestion.intake.backlog == 0, "nothing of the file was folded out of order"
+    assert (ingestion.source._tales["/t/a"].told, offset) == (offset + 2, offset)
+    store.fail_with(None)
+    await trio.sleep(60)
+    assert await stored_steps(store) == {"scripted:a": 2, "scripted:a/k": 3}
+
+
+async def test_a_refused_transcript_is_told_of_once_and_not_tried_for_ever(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, now_utc: Callable[[], datetime]
+) -> None:
+    class RefusingStore(MemoryStore):
+        async def save_progress(self, batch: Sequence[Progress]) -> None:
+            raise StoreRefused("bad")
+
+    with capture_logs() as logs:
+        ingestion = Ingestion(nursery, now_utc, RefusingStore())
+        ingestion.source.grow("/t/bad", *opened("bad"))
+        for n in range(10):
+            ingestion.source.grow("/t/bad", step(n))
+            await trio.sleep(1)
+    assert [log["event"] for log in logs] == ["agent.seen", "progress.refused"]
+
+
+async def test_a_stop_in_the_middle_of_a_save_stores_it_all_the_same(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    class SlowStore(MemoryStore):
+        async def save_progress(self, batch: Sequence[Progress]) -> None:
+            await trio.sleep(1.0)
+            await super().save_progress(batch)
+
+    store = SlowStore()
+    async with trio.open_nursery() as life:
+        ingestion = Ingestion(life, now_utc, store)
+        ingestion.source.grow("/t/a", *opened("a"), step(1))
+        await trio.sleep(0.5)
+        life.cancel_scope.cancel()
+    await store_rest(ingestion.intake, store)
+    assert await stored_steps(store) == {"scripted:a": 1}

@@ -4,6 +4,7 @@ Drop-ins shorten the unit's times, nothing else. Transcripts are made here, in c
 format.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -27,6 +28,7 @@ from tests.systemd.machine import (
     UNIT,
     Journal,
     install_custosd_unit,
+    mount_points,
     processes_of_the_unit,
     processes_of_the_user,
     show,
@@ -36,7 +38,6 @@ from tests.systemd.machine import (
 
 ETC = Path("/etc/custosd")
 AGENTS = Path("/srv/agents")
-MOUNTS = Path("/proc/self/mounts")
 HOLD = Path("/srv/hold")
 ADA = 4711
 """A user id that is nobody's on this machine; an agent runs as it."""
@@ -93,7 +94,7 @@ def transcript() -> Iterator[Transcript]:
     """The unit is installed, and set up to watch the agent that writes this."""
     install_custosd_unit(RestartSec="1s")
     configure(QUICK.format(root=AGENTS))
-    AGENTS.mkdir(exist_ok=True)
+    AGENTS.mkdir(parents=True, exist_ok=True)
     yield Transcript(AGENTS / "ada.jsonl")
     for path in AGENTS.iterdir():
         path.unlink()
@@ -132,7 +133,7 @@ def test_a_start_lasts_until_the_schema_is_there_and_the_first_sweep_is_done(
     assert (ready["PRIORITY"], swept["PRIORITY"]) == ("6", "6")
     assert time_of(migrated) < time_of(swept) < time_of(ready)
     assert time_of(ready) < started_utc
-    assert re.fullmatch(r"\d+ agents(: .*)?", words)
+    assert re.fullmatch(r"\d agents?(: .*)?", words)
     assert f'Status: "{words.split(":")[0]}' in status()
 
 
@@ -155,7 +156,12 @@ def test_a_transcript_that_grows_leads_to_verdicts_in_the_journal(
     journal.wait_for("standing.changed", agent=transcript.agent, after="stuck")
     for _ in range(4):  # for longer than the watchdog waits
         journal.wait_for("sweep.finished")
-    assert (show("NRestarts"), show("StatusText")) == ("0", "1 agents: 1 stuck")
+    assert (show("NRestarts"), show("StatusText")) == ("0", "1 agent: 1 stuck")
+
+    # What systemd does to one that hangs.
+    systemctl("kill", "--kill-who=main", "--signal=ABRT", UNIT)
+    journal.wait_for_text("Fatal Python error: Aborted")
+    journal.wait_for_text("in run_to_the_end")
 
 
 def test_a_stop_stores_everything_and_leaves_no_process(transcript: Transcript, journal: Journal):
@@ -186,7 +192,7 @@ def test_a_stop_stores_everything_and_leaves_no_process(transcript: Transcript, 
     transcript.path.unlink()
     systemctl("start", UNIT)
     found = asked("agents", "show", transcript.agent)
-    assert found["agent"]["digest"]["steps"] == 12
+    assert found["agent"]["trajectory"]["steps"] == 12
     assert [verdict["steps"] for verdict in found["verdicts"]][:1] == [12]
     assert "not properly shut down" not in (STATE / "postgres.log").read_text()
 
@@ -218,17 +224,18 @@ def test_a_killed_daemon_comes_back_and_counts_every_step_once(
     verdict = journal.wait_for("verdict.reached", steps=35)
     (after,) = asked("agents", "list")
     assert (show("NRestarts"), show("ActiveState")) == ("1", "active")
-    assert verdict["run"] == before["ref"]["run"]
-    assert after["ref"] == before["ref"]
-    assert after["seen_utc"] == before["seen_utc"]
-    assert (before["digest"]["steps"], after["digest"]["steps"]) == (20, 35)
+    for name in ("agent", "run", "seen_utc"):
+        assert after[name] == before[name]
+    assert verdict["run"] == before["run"]
+    assert (before["trajectory"]["steps"], after["trajectory"]["steps"]) == (20, 35)
 
     # As after a loss of power: its PostgreSQL could not say goodbye either.
     systemctl("kill", "--kill-who=all", "--signal=KILL", UNIT)
     journal.wait_for("daemon.ready")
     assert "automatic recovery" in (STATE / "postgres.log").read_text()
     (recovered,) = asked("agents", "list")
-    assert (recovered["ref"], recovered["digest"]) == (after["ref"], after["digest"])
+    for name in ("agent", "run", "seen_utc", "trajectory"):
+        assert recovered[name] == after[name]
 
 
 def test_a_bad_configuration_is_told_as_a_whole_and_not_tried_again(
@@ -265,7 +272,7 @@ def writable_files() -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     uid = pwd.getpwnam("custosd").pw_uid
     # What is mounted is not this machine's. A private /tmp comes and goes with the service.
-    left_out = {str(STATE), *(line.split()[1] for line in MOUNTS.read_text().splitlines())}
+    left_out = mount_points() | {str(STATE)}
     for top in ("/etc", "/home", "/opt", "/run", "/srv", "/tmp", "/var", "/dev/shm"):
         for folder, folders, names in os.walk(top):
             folders[:] = [
@@ -306,9 +313,10 @@ def test_a_home_is_read_only_if_its_owner_says_so(
     configure(QUICK.format(root=sessions))
     Transcript(sessions / "old.jsonl", "old").work(1)
     systemctl("start", UNIT)
-    assert asked("agents", "list") == []
     closed = journal.wait_for("transcript.troubled")
     assert (closed["kind"], closed["error"]) == ("unreadable", "EACCES")
+    journal.wait_for("daemon.ready")
+    assert journal.wait_for("sweep.finished")["agents"] == 0
 
     comment = (PROJECT / "systemd" / UNIT).read_text()
     commands = re.findall(r"^#     (setfacl .*)$", comment, re.MULTILINE)
@@ -363,4 +371,9 @@ def grant(path: str, spec: str) -> None:
     ]
     packed = b"".join(struct.pack("<HHI", *entry) for entry in entries)
     kind = "default" if default else "access"
-    os.setxattr(path, f"system.posix_acl_{kind}", struct.pack("<I", 2) + packed)
+    try:
+        os.setxattr(path, f"system.posix_acl_{kind}", struct.pack("<I", 2) + packed)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        pytest.skip("this kernel's tmpfs has no access control lists")

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.systemd.machine import UNIT, Journal, install_custosd_unit, show, systemctl
+from tests.systemd.machine import UNIT, Journal, check_inside, install_custosd_unit, show, systemctl
 
 TOY = """
 import os
@@ -58,6 +58,7 @@ trio.run(main)
 
 @pytest.fixture
 def toy() -> None:
+    check_inside()
     Path("/opt/custosd").mkdir(parents=True, exist_ok=True)
     Path("/opt/custosd/toy.py").write_text(TOY)
     install_custosd_unit("/opt/custosd/toy.py", WatchdogSec="3s", RestartSec="100ms")

@@ -1,6 +1,7 @@
 """The shipped unit installed on a machine that systemd has booted, and what it says there."""
 
 import json
+import os
 import select
 import shutil
 import subprocess
@@ -10,12 +11,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 PROJECT = Path(__file__).resolve().parent.parent.parent
 UNIT = "custosd.service"
 STATE = Path("/var/lib/custosd")
 LONGEST_WAIT_S = 30
 
 Line = dict[str, Any]
+
+
+def check_inside() -> None:
+    """Skip, rather than change the machine that the tests are started on."""
+    if os.environ.get("WITH_SYSTEMD") != "1":
+        pytest.skip("only in the machine that with-systemd.sh boots: run test_daemon_unit.py")
 
 
 def install_custosd_unit(program: str = "-m custosd", **drop_in: str) -> None:
@@ -25,6 +34,7 @@ def install_custosd_unit(program: str = "-m custosd", **drop_in: str) -> None:
     cannot enter: they are mounted below /opt, where it can. `drop_in` overrides settings of
     the unit, which is otherwise untouched.
     """
+    check_inside()
     interpreter = Path(sys.base_prefix)
     mounts = {PROJECT / "daemon": "daemon", Path(sysconfig.get_path("purelib")): "packages"}
     library_path = ""
@@ -33,9 +43,10 @@ def install_custosd_unit(program: str = "-m custosd", **drop_in: str) -> None:
         interpreter = Path("/opt/custosd/python")
         # An interpreter with a shared library looks for it where it was built.
         library_path = f"export LD_LIBRARY_PATH={interpreter}/lib\n"
+    mounted = mount_points()
     for source, name in mounts.items():
         target = Path("/opt/custosd", name)
-        if not target.is_mount():
+        if str(target) not in mounted:
             target.mkdir(parents=True, exist_ok=True)
             subprocess.run(["mount", "--bind", source, target], check=True)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -58,6 +69,11 @@ def install_custosd_unit(program: str = "-m custosd", **drop_in: str) -> None:
     settings = "".join(f"{key}={value}\n" for key, value in drop_in.items())
     override.write_text(f"[Service]\n{settings}")
     systemctl("daemon-reload")
+
+
+def mount_points() -> set[str]:
+    # Not by `Path.is_mount`, which does not see one within a file system.
+    return {line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()}
 
 
 def systemctl(*args: str, check: bool = True) -> str:

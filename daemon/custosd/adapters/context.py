@@ -1,10 +1,10 @@
 """What a judge should know beside the trajectory, from this machine's files."""
 
 import os
-from pathlib import Path
 
 import trio
 
+from custosd.adapters.transcripts.opening import FileGone, FileRefused, opened
 from custosd.core.view import AgentView
 from custosd.ports import ContextPart
 
@@ -22,9 +22,7 @@ class LocalContext:
         """See the port; a name that is not known is absent too."""
         match name:
             case "transcript_tail":
-                return await trio.to_thread.run_sync(
-                    _tail, Path(agent.path), abandon_on_cancel=True
-                )
+                return await trio.to_thread.run_sync(_tail, agent.path, abandon_on_cancel=True)
             case "changed_files":
                 files = agent.digest.written if agent.digest else ()
                 return await trio.to_thread.run_sync(_changed, files, abandon_on_cancel=True)
@@ -32,23 +30,30 @@ class LocalContext:
                 return ContextPart(name, None, "unknown_part")
 
 
-def _tail(path: Path) -> ContextPart:
+def _tail(path: str) -> ContextPart:
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            file.seek(max(0, size - TAIL_BYTES))
-            text = file.read(TAIL_BYTES).decode("utf-8", "replace")
-    except OSError as error:
+        # Transcripts are known by their real paths: whoever made a link of a folder on the
+        # way since then leads elsewhere.
+        with opened(path, os.path.dirname(path)) as (fd, status):  # noqa: PTH120 - of a text
+            data = os.pread(fd, TAIL_BYTES, max(0, status.st_size - TAIL_BYTES))
+    except FileGone:
+        return ContextPart("transcript_tail", None, "gone")
+    except FileRefused as refused:
+        return ContextPart("transcript_tail", None, refused.kind.value)
+    except (OSError, ValueError) as error:
         return ContextPart("transcript_tail", None, type(error).__name__)
-    return ContextPart("transcript_tail", text)
+    return ContextPart("transcript_tail", data.decode("utf-8", "replace"))
 
 
 def _changed(files: tuple[str, ...]) -> ContextPart:
-    lines = []
-    for name in files[-LARGEST_LISTING:]:
-        try:
-            size = f"{Path(name).stat().st_size} bytes"
-        except (OSError, ValueError) as error:
-            size = type(error).__name__
-        lines.append(f"{name}: {size}")
-    return ContextPart("changed_files", "\n".join(lines))
+    return ContextPart("changed_files", "\n".join(map(_looked_at, files[-LARGEST_LISTING:])))
+
+
+def _looked_at(name: str) -> str:
+    # A relative path is relative to the agent's folder, which is not ours.
+    if not os.path.isabs(name):  # noqa: PTH117 - of a text
+        return name
+    try:
+        return f"{name}: {os.lstat(name).st_size} bytes"
+    except (OSError, ValueError) as error:
+        return f"{name}: {type(error).__name__}"

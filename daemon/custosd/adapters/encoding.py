@@ -146,7 +146,7 @@ def _flaw_of_verdict(verdict: Verdict) -> str:
 
 
 def _flaw_of_run(run: RunProgress) -> str:
-    if run.seen_utc.utcoffset() is None or run.grown_utc.utcoffset() is None:
+    if any(at.utcoffset() is None for at in (run.seen_utc, run.grown_utc, run.state_utc)):
         return _NAIVE
     if not run.ref.agent or not run.ref.run:
         return _NAMELESS

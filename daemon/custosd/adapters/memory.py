@@ -44,6 +44,11 @@ class _Run:
     fold: bytes | None = None
     verdicts: dict[str, Verdict] = field(default_factory=dict)
 
+    def tell_state(self, state: AgentState, at_utc: datetime) -> None:
+        """The latest word wins by its own time, whoever brings it."""
+        if self.state_utc is None or at_utc >= self.state_utc:
+            self.state, self.state_utc = state, at_utc
+
     def last_heard_utc(self) -> datetime:
         """When the run grew last; where it never did, when it was last spoken of."""
         told = (self.seen_utc, self.state_utc, self.standing_utc)
@@ -103,12 +108,12 @@ class MemoryStore:
             self._save(progress)
         self._end()
 
-    async def trajectories(self, agents: Collection[AgentId]) -> Mapping[AgentId, bytes]:
-        """The encoded folds of the latest runs of these agents, where there are any."""
+    async def trajectories(self, refs: Collection[AgentRef]) -> Mapping[AgentRef, bytes]:
+        """The encoded folds of exactly these runs, where there are any."""
         await self._begin()
-        latest = {id_: self._agents[id_].latest() for id_ in agents if id_ in self._agents}
+        found = {ref: run.fold for ref in refs if (run := self._run(ref)) and run.fold is not None}
         self._end()
-        return {id_: run.fold for id_, run in latest.items() if run.fold is not None}
+        return found
 
     async def record(self, entries: Sequence[Entry]) -> None:
         """Append to the record; a bad entry refuses the whole batch, and is named."""
@@ -210,7 +215,8 @@ class MemoryStore:
             agent = self._agents[told.ref.agent]
             agent.epoch += 1
             run.epoch = agent.epoch
-        run.path, run.transcript_key, run.state = at.path, at.key, told.state
+        run.path, run.transcript_key = at.path, at.key
+        run.tell_state(told.state, told.state_utc)
         run.digest, run.fold, run.grown_utc = told.digest, told.trajectory, told.grown_utc
 
     def _met(self, ref: AgentRef, at_utc: datetime, source_format: str, parent: str) -> _Run:
@@ -235,8 +241,7 @@ class MemoryStore:
                     self._verdict_ids.add(verdict.id)
                     run.verdicts[verdict.id] = verdict
             case StateChanged(after=state):
-                if run.state_utc is None or entry.at_utc >= run.state_utc:
-                    run.state, run.state_utc = state, entry.at_utc
+                run.tell_state(state, entry.at_utc)
             case StandingChanged(after=standing):
                 if run.standing_utc is None or entry.at_utc >= run.standing_utc:
                     run.standing, run.standing_utc = standing, entry.at_utc
@@ -277,6 +282,10 @@ class MemoryStore:
             if grown_utc is None or grown_utc >= limit_utc or key in read
         }
         return len(old)
+
+    def _run(self, ref: AgentRef) -> _Run | None:
+        agent = self._agents.get(ref.agent)
+        return None if agent is None else agent.runs.get(ref.run)
 
     def _all_runs(self) -> list[_Run]:
         return [run for agent in self._agents.values() for run in agent.runs.values()]

@@ -57,10 +57,11 @@ class ScriptedSource(TranscriptSource):
 
     async def next_batch(self) -> Sequence[Growth]:
         """See the port."""
+        # First: what is marked as told below must reach the caller.
+        await trio.lowlevel.checkpoint()
         while not (batch := self._news()):
             self._changed = trio.Event()
             await self._changed.wait()
-        await trio.lowlevel.checkpoint()
         return batch
 
     def _news(self) -> list[Growth]:

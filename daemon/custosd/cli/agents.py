@@ -3,30 +3,44 @@
 import json
 import os
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import click
-import msgspec
-from rich.console import Console
 
 from custosd.adapters.postgres.store import PostgresStore
 from custosd.app import open_postgres
-from custosd.cli.exit_codes import FAILURE, NOT_RUNNING, STATUS_UNKNOWN
+from custosd.cli.exit_codes import NOT_RUNNING, OK, STATUS_UNKNOWN
+from custosd.cli.forms import agent_form, daemon_form, entry_form, verdict_form
 from custosd.cli.settings import log_for_a_command, run_to_the_end, settings
-from custosd.cli.showing import age, agent_table, printable, standing_text
+from custosd.cli.showing import (
+    Look,
+    age,
+    agent_table,
+    printable,
+    shortened,
+    signal_text,
+    standing_text,
+)
 from custosd.config.settings import Config
-from custosd.core.errors import StoreError, StoreUnavailable
+from custosd.core.errors import CustosdError, StoreError, StoreUnavailable
 from custosd.core.facts import Entry, kind_of
 from custosd.core.verdicts import Verdict
 from custosd.core.view import AgentView
 from custosd.ports import DaemonBeat
 from custosd.services.vitals import STALE_S
 
+VERDICTS_SHOWN = 5
+FACTS_SHOWN = 10
+NAMES_SHOWN = 10
+
+
+class NoSuchAgent(CustosdError):
+    """No agent, or more than one, is meant."""
+
+
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(msgspec.to_builtins(value), indent=2, ensure_ascii=True))
 
 
 @click.command("status")
@@ -36,66 +50,62 @@ def status(ctx: click.Context, *, as_json: bool) -> None:
     """Say whether the daemon runs, and how the fleet stands.
 
     Exits with 0 if it runs, 3 if it does not, 4 if that could not be found out.
-    """
+
+    \b
+    JSON:    running (true, false, or null: not known) daemons standings trouble
+    daemon:  name pid version started_utc beat_utc agents sweeps stopped
+    `daemons` are those that live; where none does, the one that lived last.
+    """  # noqa: D301 - click's mark of a paragraph that is not wrapped
     config = settings(ctx)
     log_for_a_command(ctx)
     beats, agents, trouble, known = run_to_the_end(_status, config)
     now = datetime.now(UTC)
-    alive = [b for b in beats if not b.stopped and now - b.beat_utc < timedelta(seconds=STALE_S)]
+    fresh = timedelta(seconds=STALE_S)
+    alive = [beat for beat in beats if not beat.stopped and now - beat.beat_utc < fresh]
     if as_json:
-        standings = [a.standing for a in agents]
-        _print_json(
-            {
-                "running": bool(alive) if known else None,
-                "daemons": alive or beats[:1],
-                "standings": {s: standings.count(s) for s in set(standings)},
-                "trouble": trouble,
-            }
-        )
+        answer = {
+            "running": bool(alive) if known else None,
+            "daemons": [daemon_form(beat) for beat in alive or beats[:1]],
+            "standings": dict(Counter(agent.standing.value for agent in agents)),
+            "trouble": trouble,
+        }
+        click.echo(json.dumps(answer, indent=2))
+    elif not known:
+        click.echo(f"whether custosd runs is not known: {trouble}")
+    elif not alive:
+        last = f"; the last sign of life is {age(beats[0].beat_utc, now)} old" if beats else ""
+        click.echo(f"custosd is not running{last}" + (f" ({trouble})" if trouble else ""))
     else:
-        _say_status(alive, beats, agents, trouble, now)
-    if not known:
-        sys.exit(STATUS_UNKNOWN)
-    sys.exit(0 if alive else NOT_RUNNING)
+        _say_status(alive, agents, now)
+    sys.exit((OK if alive else NOT_RUNNING) if known else STATUS_UNKNOWN)
 
 
 async def _status(
     config: Config,
 ) -> tuple[tuple[DaemonBeat, ...], tuple[AgentView, ...], str, bool]:
-    """Signs of life, agents, trouble; and whether this says if a daemon runs."""
+    """Signs of life, agents, trouble; and whether these tell if a daemon runs."""
     try:
         async with open_postgres(config, os.environ, serve=False) as database:
             store = PostgresStore(database)
             return await store.beats(), (await store.restore()).agents, "", True
     except StoreError as error:
-        # A private server ends with its daemon; of any other nothing is known.
-        gone = isinstance(error, StoreUnavailable) and not config.store.dsn
-        return (), (), str(error), gone
+        # Our own server runs whenever the daemon does, but it may be closed to this user;
+        # another's may only be out of reach.
+        known = isinstance(error, StoreUnavailable) and not config.store.dsn
+        return (), (), str(error), known
 
 
-def _say_status(
-    alive: list[DaemonBeat],
-    beats: tuple[DaemonBeat, ...],
-    agents: tuple[AgentView, ...],
-    trouble: str,
-    now: datetime,
-) -> None:
-    if trouble:
-        click.echo(f"not reached: {trouble}")
-        return
-    if not alive:
-        last = f"; the last sign of life is {age(beats[0].beat_utc, now)} old" if beats else ""
-        click.echo(f"custosd is not running{last}")
-        return
+def _say_status(alive: Sequence[DaemonBeat], agents: Sequence[AgentView], now: datetime) -> None:
+    look = Look()
     for beat in alive:
-        click.echo(
-            f"{beat.name} {beat.version} runs as process {beat.pid} for"
-            f" {age(beat.started_utc, now)}: {beat.agents} agents, {beat.sweeps} sweeps,"
-            f" last sign of life {age(beat.beat_utc, now)} ago"
+        look.line(
+            printable(beat.name),
+            f" {beat.version} runs as process {beat.pid} for {age(beat.started_utc, now)}:"
+            f" {beat.agents} agents, {beat.sweeps} sweeps,"
+            f" last sign of life {age(beat.beat_utc, now)} ago",
         )
-    standings = [agent.standing for agent in agents]
-    for standing in sorted(set(standings), key=lambda s: -standings.count(s)):
-        click.echo(f"  {standings.count(standing):5} {standing.value.replace('_', ' ')}")
+    for standing, count in Counter(agent.standing for agent in agents).most_common():
+        look.line(f"  {count:5} ", standing_text(standing))
 
 
 @click.group("agents")
@@ -107,14 +117,31 @@ def agents() -> None:
 @_as_json
 @click.pass_context
 def list_agents(ctx: click.Context, *, as_json: bool) -> None:
-    """List all agents with what is held of them."""
+    """List all agents with what is held of them.
+
+    \b
+    JSON, for each agent:  agent run format path parent state standing
+                           seen_utc grown_utc trajectory verdict
+    trajectory:  goal focus phase activity waiting_on end steps errors edits
+                 tests_run tests_passed_at last_edit_at last_step_utc
+                 written usage
+    verdict:     id run at_utc steps judge model prompt_version latency_s
+                 absent standing phase alignment confidence needs_steering
+                 steering_kind steering_reason message summary
+                 unknown_reason evidence signals
+    signal:      kind severity steps measure limit about peers
+    Steps count from 0; what is not known is null or "".
+    """  # noqa: D301 - click's mark of a paragraph that is not wrapped
     config = settings(ctx)
     log_for_a_command(ctx)
     found = run_to_the_end(_agents, config)
     if as_json:
-        _print_json(found)
+        click.echo(json.dumps([agent_form(view) for view in found], indent=2))
+    elif found:
+        look = Look()
+        look.console.print(agent_table(found, datetime.now(UTC), look.console.width))
     else:
-        Console(highlight=False).print(agent_table(found, datetime.now(UTC)))
+        click.echo("no agents yet: nothing has grown below the roots of [transcripts]")
 
 
 async def _agents(config: Config) -> tuple[AgentView, ...]:
@@ -130,74 +157,76 @@ def show_agent(ctx: click.Context, agent: str, *, as_json: bool) -> None:
     """Show one agent: its goal, its trajectory, its verdicts with their evidence.
 
     AGENT is an id as `agents list` shows it, or any part that only one id has.
-    """
+
+    \b
+    JSON:  agent (as in `agents list`) verdicts (the latest first) facts
+    fact:  id at_utc kind fact
+    """  # noqa: D301 - click's mark of a paragraph that is not wrapped
     config = settings(ctx)
     log_for_a_command(ctx)
-    views = run_to_the_end(_agents, config)
-    found = [v for v in views if v.ref.agent == agent] or [v for v in views if agent in v.ref.agent]
-    if len(found) != 1:
-        problem = "no agent has" if not found else f"{len(found)} agents have"
-        names = ", ".join(sorted(v.ref.agent for v in (found or views))[:10])
-        click.echo(f"{problem} {agent!r} in the id; there is: {names or 'none'}", err=True)
-        sys.exit(FAILURE)
-    view = found[0]
-    verdicts, entries = run_to_the_end(_history, config, view)
+    view, verdicts, entries = run_to_the_end(_history, config, agent)
     if as_json:
-        _print_json({"agent": view, "verdicts": verdicts, "facts": entries})
+        answer = {
+            "agent": agent_form(view),
+            "verdicts": [verdict_form(verdict) for verdict in verdicts],
+            "facts": [entry_form(entry) for entry in entries],
+        }
+        click.echo(json.dumps(answer, indent=2))
     else:
         _show(view, verdicts, entries)
 
 
 async def _history(
-    config: Config, view: AgentView
-) -> tuple[tuple[Verdict, ...], tuple[Entry, ...]]:
+    config: Config, part: str
+) -> tuple[AgentView, tuple[Verdict, ...], tuple[Entry, ...]]:
     async with open_postgres(config, os.environ, serve=False) as database:
         store = PostgresStore(database)
-        verdicts = await store.recent_verdicts([view.ref.agent], 5)
-        return verdicts.get(view.ref.agent, ()), await store.recent_entries(view.ref.agent, 10)
+        view = _chosen((await store.restore()).agents, part)
+        agent = view.ref.agent
+        verdicts = await store.recent_verdicts([agent], VERDICTS_SHOWN)
+        return view, verdicts.get(agent, ()), await store.recent_entries(agent, FACTS_SHOWN)
 
 
-def _show(view: AgentView, verdicts: tuple[Verdict, ...], entries: tuple[Entry, ...]) -> None:
-    console = Console(highlight=False)
+def _chosen(views: Sequence[AgentView], part: str) -> AgentView:
+    """The one agent with this id, or with this in its id; raises `NoSuchAgent`."""
+    exact = [view for view in views if view.ref.agent == part]
+    found = exact or [view for view in views if part in view.ref.agent]
+    if len(found) == 1:
+        return found[0]
+    problem = f"{len(found)} agents have" if found else "no agent has"
+    names = sorted(view.ref.agent for view in found or views)
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    listed = (", ".join(names[:NAMES_SHOWN]) or "none") + more
+    raise NoSuchAgent(printable(f"{problem} {part!r} in the id; there is: {listed}", 2_000).plain)
+
+
+def _show(view: AgentView, verdicts: Sequence[Verdict], entries: Sequence[Entry]) -> None:
+    look = Look()
     now = datetime.now(UTC)
-    console.print(printable(view.ref.agent), style="bold")
-    digest = view.digest
-    rows = [
-        ("standing", standing_text(view.standing)),
-        ("state", view.state.value),
-        ("transcript", printable(f"{view.path} ({view.format})", 400)),
-        ("seen", f"{age(view.seen_utc, now)} ago, grown {age(view.grown_utc, now)} ago"),
-    ]
-    if digest is not None:
-        rows += [
-            ("goal", printable(digest.goal, 400)),
-            ("focus", printable(digest.focus)),
-            ("phase", digest.phase.value),
-            (
-                "steps",
-                f"{digest.steps}, {digest.errors} failed, {digest.edits} edits,"
-                f" {digest.tests_run} test runs",
-            ),
-            ("written", printable(", ".join(digest.written), 400)),
-        ]
-    for name, value in rows:
-        console.print(f"  {name:<11}", value, end="\n")
-    console.print("verdicts", style="bold")
+    look.line(printable(view.ref.agent, 400), style="bold")
+    look.line(f"    {'standing':<11}", standing_text(view.standing))
+    look.row("state", view.state)
+    look.row("transcript", f"{view.path} ({view.format})", 1_000)
+    look.row("seen", f"{age(view.seen_utc, now)} ago, grown {age(view.grown_utc, now)} ago")
+    if view.digest is not None:
+        digest = view.digest
+        look.row("goal", digest.goal or "(none found)")
+        look.row("focus", shortened(digest.focus))
+        look.row("phase", digest.phase)
+        counts = f"{digest.steps}, {digest.errors} failed, {digest.edits} edits"
+        look.row("steps", f"{counts}, {digest.tests_run} test runs")
+        look.row("written", ", ".join(digest.written))
+    look.line("verdicts", style="bold")
     for verdict in verdicts:
         judgement = verdict.judgement
-        console.print(
+        look.line(
             f"  {age(verdict.at_utc, now):>7} ago ",
             standing_text(judgement.standing),
             f" at step {verdict.steps} by {verdict.by.judge}: ",
             printable(judgement.summary or judgement.unknown_reason, 300),
         )
         for signal in verdict.signals:
-            steps = ", ".join(map(str, signal.steps))
-            console.print(
-                f"              {signal.severity.value} {signal.kind.value}"
-                f" (steps {steps or '-'}) ",
-                printable(signal.about),
-            )
-    console.print("facts", style="bold")
+            look.line(f"              {signal.severity} ", printable(signal_text(signal), 300))
+    look.line("facts", style="bold")
     for entry in entries:
-        console.print(f"  {age(entry.at_utc, now):>7} ago  {kind_of(entry.fact)}")
+        look.line(f"  {age(entry.at_utc, now):>7} ago  {kind_of(entry.fact)}")

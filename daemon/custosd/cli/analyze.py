@@ -2,12 +2,11 @@
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import click
-import msgspec
 from rich.console import Console
 from rich.progress import Progress
 
@@ -15,8 +14,9 @@ from custosd.adapters.transcripts.limits import ReadLimits
 from custosd.adapters.transcripts.registry import format_named, recognise
 from custosd.adapters.transcripts.tail import Formats, read_whole
 from custosd.cli.exit_codes import FAILURE
+from custosd.cli.forms import Form, incident_form, judgement_form, step_form, trajectory_form
 from custosd.cli.settings import log_for_a_command, settings
-from custosd.cli.showing import printable, standing_text
+from custosd.cli.showing import Look, printable, signal_text, standing_text
 from custosd.core.detectors import DetectorLimits, signals
 from custosd.core.rules import judge_by_rules
 from custosd.core.signals import Signal
@@ -27,6 +27,17 @@ from custosd.ports import Incident
 
 LONG_BYTES = 20 * 1024 * 1024
 """From this much on a progress bar is shown."""
+
+WHY_UNREAD = {
+    "missing": "no such file",
+    "directory": "a folder; name the files in it",
+    "empty": "the file is empty",
+    "not_a_file": "not a regular file",
+    "unreadable": "the system refuses to read it",
+    "document_too_large": "a document above the limit of what is read at once",
+    "format_unknown": "no transcript in a format that is known",
+}
+"""The codes of `why`, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +53,10 @@ class AgentAnalysis:
 
 @dataclass(frozen=True, slots=True)
 class FileAnalysis:
-    """One file. `unread` counts records that its format does not know."""
+    """One file. `why` (a key of `WHY_UNREAD`) says that, and why, it was not read.
+
+    `unread` counts records that its format does not know.
+    """
 
     path: str
     format: str
@@ -50,11 +64,12 @@ class FileAnalysis:
     agents: tuple[AgentAnalysis, ...]
     incidents: tuple[Incident, ...]
     unread: dict[str, int] = field(default_factory=dict[str, int])
+    why: str = ""
 
 
 @click.command("analyze")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: a list, an object a file.")
 @click.option("--steps", "with_steps", is_flag=True, help="List every step too.")
 @click.pass_context
 def analyze(
@@ -62,32 +77,52 @@ def analyze(
 ) -> None:
     """Say of each transcript FILE what the agent did, what shows, and the rules' verdict.
 
-    Exits with 1 if a file could not be read or is no transcript.
-    """
+    Exits with 1 if a file could not be read or is no transcript; the others are analysed
+    all the same.
+
+    \b
+    JSON, for each file:  path format session why agents incidents unread
+           each agent:    thread trajectory verdict steps
+           incident:      kind line detail
+    `why` is "" where the file was read; the other forms are those of `agents show`.
+    """  # noqa: D301 - click's mark of a paragraph that is not wrapped
     config = settings(ctx)
     log_for_a_command(ctx)
     limits = config.detectors.limits()
-    console = Console(highlight=False)
+    look = Look()
     results: list[FileAnalysis] = []
-    sizes = {path: path.stat().st_size if path.is_file() else 0 for path in files}
-    long = sum(sizes.values()) >= LONG_BYTES
+    sizes = [path.stat().st_size if path.is_file() else 0 for path in files]
+    long = sum(sizes) >= LONG_BYTES and sys.stderr.isatty()
     with Progress(console=Console(stderr=True), disable=not long, transient=True) as progress:
-        task = progress.add_task("analysing", total=sum(sizes.values()))
-        for path in files:
-            result = analysis_of(path, limits, with_steps=with_steps)
+        task = progress.add_task("analysing", total=sum(sizes))
+        for at, path in enumerate(files):
+            before = sum(sizes[:at])
+
+            def advance(read_bytes: int, before: int = before) -> None:
+                progress.update(task, completed=before + read_bytes)
+
+            result = analysis_of(path, limits, with_steps=with_steps, advance=advance)
             results.append(result)
-            progress.advance(task, sizes[path])
             if not as_json:
-                _show(result, console)
+                _show(result, look)
     if as_json:
-        click.echo(json.dumps([_plain(result) for result in results], ensure_ascii=True))
-    if any(not result.format for result in results):
+        click.echo(json.dumps([_form(result) for result in results]))
+    if any(result.why for result in results):
         sys.exit(FAILURE)
 
 
-def analysis_of(path: Path, limits: DetectorLimits, *, with_steps: bool = False) -> FileAnalysis:
-    """Read a whole file and judge each of its agents by the rules, as if it ended just now."""
-    reading = read_whole(str(path), Formats(recognise, format_named), ReadLimits())
+def analysis_of(
+    path: Path,
+    limits: DetectorLimits,
+    *,
+    with_steps: bool = False,
+    advance: Callable[[int], None] = lambda _: None,
+) -> FileAnalysis:
+    """Read a whole file and judge each of its agents by the rules, as if it ended just now.
+
+    `advance` is told how many bytes have been read, now and then.
+    """
+    reading = read_whole(str(path), Formats(recognise, format_named), ReadLimits(), advance)
     folds: dict[str, Trajectory] = {}
     steps: dict[str, list[Step]] = {}
     unread: dict[str, int] = {}
@@ -106,62 +141,80 @@ def analysis_of(path: Path, limits: DetectorLimits, *, with_steps: bool = False)
         judgement = judge_by_rules(digest, found, 0.0)
         agents.append(AgentAnalysis(thread, digest, found, judgement, tuple(steps.get(thread, ()))))
     cursor = reading.cursor
+    why = "" if cursor.format and reading.present else _why(path, reading.incidents)
     return FileAnalysis(
-        str(path), cursor.format, cursor.session, tuple(agents), reading.incidents, unread
+        str(path), cursor.format, cursor.session, tuple(agents), reading.incidents, unread, why
     )
 
 
-def _plain(result: FileAnalysis) -> Any:
-    return msgspec.to_builtins(result)
+def _why(path: Path, incidents: tuple[Incident, ...]) -> str:
+    if path.is_dir():
+        return "directory"
+    if incidents and incidents[-1].kind in WHY_UNREAD:
+        return str(incidents[-1].kind)
+    try:
+        return "format_unknown" if path.stat().st_size else "empty"
+    except OSError:
+        return "missing"
 
 
-def _show(result: FileAnalysis, console: Console) -> None:
-    console.print(printable(result.path, 400), style="bold")
-    if not result.format:
-        why = result.incidents[-1].kind if result.incidents else "format_unknown"
-        console.print(f"  not read: {why}", style="red")
+def _form(result: FileAnalysis) -> Form:
+    return {
+        "path": result.path,
+        "format": result.format,
+        "session": result.session,
+        "why": result.why,
+        "agents": [
+            {
+                "thread": agent.thread,
+                "trajectory": trajectory_form(agent.digest),
+                "verdict": judgement_form(agent.judgement, agent.signals),
+                "steps": [step_form(step) for step in agent.steps],
+            }
+            for agent in result.agents
+        ],
+        "incidents": [incident_form(incident) for incident in result.incidents],
+        "unread": result.unread,
+    }
+
+
+def _show(result: FileAnalysis, look: Look) -> None:
+    look.line(printable(result.path, 400), style="bold")
+    if result.why:
+        look.line(f"  not read: {WHY_UNREAD[result.why]}", style="red")
         return
-    console.print(f"  {result.format}, session ", printable(result.session), end="\n")
+    look.line(f"  {result.format}, session ", printable(result.session or "not named"))
     for agent in result.agents:
-        _show_agent(agent, console)
+        _show_agent(agent, look)
+    if not result.agents:
+        look.line("  no agent in it")
     if result.unread:
         listed = ", ".join(f"{what} ({n})" for what, n in sorted(result.unread.items()))
-        console.print("  records not known: ", printable(listed, 400))
+        look.line("  records not read: ", printable(listed, 400))
     for incident in result.incidents:
-        console.print(f"  trouble: {incident.kind} at line {incident.line}")
+        where = f" at line {incident.line}" if incident.line else ""
+        look.line(f"  trouble: {incident.kind.replace('_', ' ')}{where}")
 
 
-def _show_agent(agent: AgentAnalysis, console: Console) -> None:
+def _show_agent(agent: AgentAnalysis, look: Look) -> None:
     digest, judgement = agent.digest, agent.judgement
     who = f"sub-agent {agent.thread}" if agent.thread else "agent"
-    console.print("  ", printable(who), ": ", standing_text(judgement.standing), sep="")
-    console.print("    goal     ", printable(digest.goal or "(none found)", 300), sep="")
-    console.print(
-        f"    did      {digest.steps} steps, {digest.errors} failed, {digest.edits} edits,"
-        f" {digest.tests_run} test runs; {digest.phase.value}, {digest.activity.value}"
-        + (f", {digest.end.value}" if digest.end else "")
+    look.line("  ", printable(who), ": ", standing_text(judgement.standing))
+    look.row("goal", digest.goal or "(none found)")
+    did = (
+        f"{digest.steps} steps, {digest.errors} failed, {digest.edits} edits,"
+        f" {digest.tests_run} test runs; {digest.phase}, {digest.activity.replace('_', ' ')}"
     )
+    look.row("did", did + (f", {digest.end.replace('_', ' ')}" if digest.end else ""))
     if digest.written:
-        console.print("    wrote    ", printable(", ".join(digest.written), 300), sep="")
+        look.row("wrote", ", ".join(digest.written))
     usage = digest.usage
     if usage.input_tokens or usage.output_tokens:
-        console.print(
-            f"    spent    {usage.input_tokens} tokens in, {usage.output_tokens} out,"
-            f" ${usage.cost_usd:.4f}"
-        )
-    console.print(
-        "    verdict  ", printable(judgement.summary or judgement.unknown_reason, 300), sep=""
-    )
+        cost = f", ${usage.cost_usd:.4f}" if usage.cost_usd else ""
+        look.row("spent", f"{usage.input_tokens} tokens in, {usage.output_tokens} out{cost}")
+    look.row("verdict", judgement.summary or judgement.unknown_reason)
     for signal in agent.signals:
-        at = ", ".join(map(str, signal.steps)) or "-"
-        console.print(
-            f"    {signal.severity.value:<9}{signal.kind.value} at steps {at}: ",
-            printable(signal.about),
-            sep="",
-        )
+        look.row(signal.severity, signal_text(signal))
     for number, step in enumerate(agent.steps):
-        console.print(
-            f"    {number:>5} {step.kind.value:<8} {step.result.value:<11} ",
-            printable(f"{step.verb} {' '.join(step.files)}", 120),
-            sep="",
-        )
+        said = f"{number:>5} {step.kind:<8} {step.result:<11} {step.verb} {' '.join(step.files)}"
+        look.line("    ", printable(said, 160))

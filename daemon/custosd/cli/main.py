@@ -6,7 +6,8 @@ from custosd import __version__
 from custosd.cli.agents import agents, status
 from custosd.cli.analyze import analyze
 from custosd.cli.config import config_commands
-from custosd.cli.run import demo, migrate, run
+from custosd.cli.demo import demo
+from custosd.cli.run import migrate, run
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,9 +1,8 @@
-"""The commands that run something: the daemon, the demonstration, the migrations."""
+"""The commands of the daemon itself: run it, bring its database up to date."""
 
+import faulthandler
 import os
 import sys
-from contextlib import AsyncExitStack
-from pathlib import Path
 
 import click
 
@@ -12,63 +11,49 @@ from custosd.adapters.postgres.migrations import pending
 from custosd.adapters.systemd import ServiceManager
 from custosd.app import open_postgres, run_daemon
 from custosd.cli.exit_codes import FAILURE
-from custosd.cli.settings import log_for_a_command, log_for_a_daemon, run_to_the_end, settings
-from custosd.cli.showing import DemonstrationScreen
+from custosd.cli.settings import (
+    log_for_a_command,
+    log_for_a_daemon,
+    run_to_the_end,
+    say_if_forced,
+    settings,
+)
 from custosd.config.settings import Config
-from custosd.demo.fleet import demonstration_fleet
 from custosd.flow.clock import wall_clock
 from custosd.flow.stopping import open_stopping
-from custosd.logs import configure_logging
 
 
 @click.command("run")
 @click.pass_context
 def run(ctx: click.Context) -> None:
-    """Run the daemon in the foreground, until SIGTERM or SIGINT; a second one ends it at once."""
-    config = settings(ctx)
-    log_for_a_daemon(ctx, config)
-    manager = ServiceManager()
-    run_to_the_end(_run, config, manager)
+    """Run the daemon in the foreground, until SIGTERM or SIGINT; a second one ends it at once.
 
-
-async def _run(config: Config, manager: ServiceManager) -> None:
-    async with open_stopping() as stopping:
-        await run_daemon(config, os.environ, manager, stopping.stop, wall_clock())
-
-
-@click.command("demo")
-@click.pass_context
-def demo(ctx: click.Context) -> None:
-    """Run the daemon with a demonstration fleet: nine small agents, each with its own trouble.
-
-    Meant for config/demo.toml. The log goes to a file, the screen shows who stands how.
+    Exits with 0 when all that was under way is stored, 1 when a second signal cut that
+    short, 69 if something needed is not there, 75 if it may be there later, 78 if the
+    configuration is wrong.
     """
     config = settings(ctx)
-    folder = config.daemon.state_folder(os.environ)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    log_file = folder / "custosd.log"
-    with log_file.open("w", encoding="utf-8") as stream:
-        configure_logging("json", ctx.obj["log_level"] or config.log.level, stream=stream)
-        run_to_the_end(_demo, config, folder, log_file, ctx.obj["config"])
+    log_for_a_daemon(ctx, config)
+    if sys.__stderr__ is not None:
+        # A service manager that finds us hanging sends SIGABRT: then every thread says where.
+        faulthandler.enable(sys.__stderr__)
+    say_if_forced(run_to_the_end(_run, config, ServiceManager()))
 
 
-async def _demo(config: Config, folder: Path, log_file: Path, files: list[str]) -> None:
-    screen = DemonstrationScreen(log_file, files)
-    screen.greet()
-    async with AsyncExitStack() as stack:
-        stopping = await stack.enter_async_context(open_stopping())
-        await stack.enter_async_context(demonstration_fleet(folder / "fleet"))
-        await run_daemon(
-            config, os.environ, ServiceManager(), stopping.stop, wall_clock(), screen.swept
-        )
-        screen.part()
+async def _run(config: Config, manager: ServiceManager) -> bool:
+    async with open_stopping() as stopping:
+        await run_daemon(config, os.environ, manager, stopping.stop, wall_clock())
+    return stopping.forced
 
 
 @click.command("migrate")
 @click.option("--check", is_flag=True, help="Only say what would be done; exits with 1 if any.")
 @click.pass_context
 def migrate(ctx: click.Context, *, check: bool) -> None:
-    """Bring the database's schema up to this version. `custosd run` does so by itself."""
+    """Bring the database's schema up to this version. `custosd run` does so by itself.
+
+    Beside a running daemon its private server is used; where none runs, one is started.
+    """
     config = settings(ctx)
     log_for_a_command(ctx)
     left = run_to_the_end(_migrate, config, check)
@@ -77,8 +62,9 @@ def migrate(ctx: click.Context, *, check: bool) -> None:
 
 
 async def _migrate(config: Config, check: bool) -> int:
-    # The private server of a running daemon has its schema; of none, it must be started.
-    async with open_postgres(config, os.environ) as database:
+    folder = config.store.embedded.data_folder(config.daemon.state_folder(os.environ))
+    served = not config.store.dsn and (folder / "postmaster.pid").exists()
+    async with open_postgres(config, os.environ, serve=not served) as database:
         if check:
             waiting = await pending(database)
             for migration in waiting:

@@ -8,12 +8,13 @@ from typing import Any, NoReturn, TypeVar
 import click
 import trio
 
+from custosd.adapters.postgres.migrations import MigrationBusy
 from custosd.cli.exit_codes import BAD_CONFIG, FAILURE, TEMPORARY, UNAVAILABLE
 from custosd.config.problems import InvalidConfig
 from custosd.config.reading import read_config
 from custosd.config.settings import Config
 from custosd.config.sources import locate_config
-from custosd.core.errors import CustosdError, StoreError, StoreUnavailable
+from custosd.core.errors import CustosdError, StoreConflict, StoreError, StoreUnavailable
 from custosd.logs import Format, configure_logging
 
 T = TypeVar("T")
@@ -50,13 +51,24 @@ def run_to_the_end(afn: Callable[..., Awaitable[T]], *args: Any) -> T:
     raise AssertionError  # the errors of a group are re-raised, or end the process
 
 
+def say_if_forced(forced: bool) -> None:
+    """End with FAILURE if a second signal cut the daemon's end short."""
+    if forced:
+        click.echo(
+            "custosd: a second signal ended it at once; what was not stored yet is read again"
+            " at the next start",
+            err=True,
+        )
+        sys.exit(FAILURE)
+
+
 def end_on(error: BaseException) -> NoReturn:
     """Tell the error and end with the code that says what would help."""
     click.echo(f"custosd: {error}", err=True)
     match error:
         case InvalidConfig():
             sys.exit(BAD_CONFIG)
-        case StoreUnavailable():
+        case StoreUnavailable() | StoreConflict() | MigrationBusy():
             sys.exit(TEMPORARY)
         case StoreError():
             sys.exit(UNAVAILABLE)

@@ -1,17 +1,18 @@
-"""How agents are shown to people: tables, and the demonstration's screen."""
+"""How agents are shown to people: words, tables, and text of agents made harmless."""
 
+import os
+import re
+import sys
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import datetime, timedelta
 
-import trio
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from custosd.core.facts import SweepFinished
+from custosd.core.signals import Signal
 from custosd.core.verdicts import Standing
-from custosd.core.view import AgentView, FleetView
+from custosd.core.view import AgentView
 
 COLOURS = {
     Standing.PROGRESSING: "green",
@@ -27,11 +28,42 @@ COLOURS = {
     Standing.UNKNOWN: "dim",
 }
 
+PIPE_WIDTH = 200
+"""Columns where there is no terminal: what reads a pipe does not fold lines."""
+
+NARROW = 120
+"""Below this width a reason may take three lines of a table, from it on two."""
+
+ROW_CHARS = 300
+_FOLDERS = re.compile(r"(?<![\w:/])(?:~|\.{1,2})?/(?:[^\s/,;:()'\"]+/)+(?=[^\s/,;:()'\"])")
+
+
+class Look:
+    """Where lines for people go: standard output, as wide as it is."""
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False)
+        if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+            self.console.width = PIPE_WIDTH
+
+    def line(self, *parts: str | Text, style: str = "") -> None:
+        """One line; plain strings are ours, text of agents comes as `printable` makes it."""
+        self.console.print(Text.assemble(*parts, style=style), soft_wrap=True)
+
+    def row(self, name: str, text: str, limit: int = ROW_CHARS) -> None:
+        """A line of an agent's own: a name and a text that may be anything."""
+        self.line(f"    {name:<11}", printable(text, limit))
+
 
 def printable(text: str, limit: int = 200) -> Text:
     """Agent text made fit for a terminal: no control characters, no markup, bounded."""
     clean = "".join(c if c.isprintable() else " " for c in text[: limit + 1])
-    return Text(clean if len(clean) <= limit else clean[:limit] + "…")
+    return Text(clean if len(clean) <= limit else clean[: limit - 1] + "…")
+
+
+def shortened(text: str) -> str:
+    """The text with paths cut down to the names of their files."""
+    return _FOLDERS.sub("", text)
 
 
 def age(since: datetime | None, now: datetime) -> str:
@@ -50,83 +82,35 @@ def standing_text(standing: Standing) -> Text:
     return Text(standing.value.replace("_", " "), style=COLOURS[standing])
 
 
-def agent_table(agents: Iterable[AgentView], now: datetime) -> Table:
-    """One row an agent: who, how far, how it stands and why."""
+def signal_text(signal: Signal) -> str:
+    """A signal in a line: its kind, the steps that show it, what it is about."""
+    steps = ", ".join(map(str, signal.steps))
+    at = f" at steps {steps}" if steps else ""
+    about = f": {shortened(signal.about)}" if signal.about else ""
+    return f"{signal.kind.replace('_', ' ')}{at}{about}"
+
+
+def agent_table(agents: Iterable[AgentView], now: datetime, width: int) -> Table:
+    """One row an agent: who, how far, how it stands and why, within `width` columns."""
+    rows = sorted(agents, key=lambda view: view.ref.agent)
+    longest = max((len(view.ref.agent) for view in rows), default=0)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("agent", "standing", "steps", "grown", "why"):
-        table.add_column(
-            title,
-            no_wrap=title != "why",
-            overflow="fold" if title == "why" else "ellipsis",
-            justify="right" if title in {"steps", "grown"} else "left",
-        )
-    for agent in sorted(agents, key=lambda a: a.ref.agent):
-        judgement = agent.verdict.judgement if agent.verdict else None
+    table.add_column("agent", no_wrap=True, overflow="ellipsis", max_width=max(24, width // 3))
+    table.add_column("standing", no_wrap=True)
+    table.add_column("steps", no_wrap=True, justify="right")
+    table.add_column("grown", no_wrap=True, justify="right")
+    table.add_column("why", overflow="fold")
+    others = min(longest, max(24, width // 3)) + len("done untested") + 5 + 6 + 4 * 2
+    lines = 3 if width < NARROW else 2
+    limit = max(60, lines * (width - others) - 12)
+    for view in rows:
+        judgement = view.verdict.judgement if view.verdict else None
+        why = (judgement.summary or judgement.unknown_reason) if judgement else "not judged yet"
         table.add_row(
-            printable(agent.ref.agent, 60),
-            standing_text(agent.standing),
-            str(agent.digest.steps if agent.digest else 0),
-            age(agent.grown_utc, now),
-            printable(judgement.summary if judgement else ""),
+            printable(view.ref.agent),
+            standing_text(view.standing),
+            str(view.digest.steps if view.digest else 0),
+            age(view.grown_utc, now),
+            printable(shortened(why), limit),
         )
     return table
-
-
-class DemonstrationScreen:
-    """What a newcomer sees: who is there, each change of standing, and where to look next."""
-
-    def __init__(self, log_file: Path, config_files: list[str]) -> None:
-        self._console = Console(highlight=False)
-        self._log_file = log_file
-        self._command = " ".join(["custosd", *(f"--config {file}" for file in config_files)])
-        self._shown: dict[str, Standing] = {}
-        self._started_at = trio.current_time()
-        self._hinted = False
-
-    def greet(self) -> None:
-        """Before anything runs."""
-        self._console.print(
-            "custosd starts its private PostgreSQL and nine small agents, each with its own"
-            " trouble.\nThey really work, and write transcripts; custosd reads those, and"
-            " judges. Ctrl-C ends it all.\n",
-            style="bold",
-        )
-
-    def swept(self, _sweep: SweepFinished, view: FleetView) -> None:
-        """After each sweep: the table, if anybody stands differently now."""
-        held = {agent.ref.agent: agent.standing for agent in view.agents.values()}
-        if held and held != self._shown:
-            self._shown = dict(held)
-            seconds = trio.current_time() - self._started_at
-            self._console.rule(f"after {seconds:.0f} s", align="left", style="dim")
-            self._console.print(agent_table(view.agents.values(), datetime.now(UTC)))
-        settled = held and Standing.UNKNOWN not in held.values()
-        if settled and not self._hinted and trio.current_time() - self._started_at > HINT_AFTER_S:
-            self._hinted = True
-            self._hint(view)
-
-    def _hint(self, view: FleetView) -> None:
-        troubled = next(
-            (a for a in view.agents.values() if a.standing is Standing.STUCK),
-            next(iter(view.agents.values())),
-        )
-        self._console.print("\nLook at next, in another terminal:", style="bold")
-        for command, meaning in (
-            (f"{self._command} status", "is it running, and how does the fleet stand"),
-            (f"{self._command} agents show {troubled.ref.agent}", "one agent, and the evidence"),
-            (
-                f"custosd analyze {troubled.path}",
-                "the same of any transcript file, without a daemon",
-            ),
-            (f"tail -f {self._log_file}", "the structured log, one line an outcome"),
-        ):
-            self._console.print(f"  {command}", soft_wrap=True, markup=False)
-            self._console.print(f"      {meaning}", style="dim")
-
-    def part(self) -> None:
-        """After everything has ended."""
-        self._console.print("\nThe agents and the daemon have ended.", style="bold")
-
-
-HINT_AFTER_S = 30.0
-"""By now the slowest of the demonstration's agents has shown what it is."""

@@ -43,6 +43,13 @@ class AgentSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentForgotten:
+    """An agent has not grown for longer than its record is kept; it left the view."""
+
+    ref: AgentRef
+
+
+@dataclass(frozen=True, slots=True)
 class TrajectoryAdvanced:
     """An agent's transcript grew by `new_steps` steps (0: only words)."""
 
@@ -120,6 +127,7 @@ Fact = (
     DaemonStarted
     | DaemonStopped
     | AgentSeen
+    | AgentForgotten
     | TrajectoryAdvanced
     | TrajectoryRewound
     | VerdictReached

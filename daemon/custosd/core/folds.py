@@ -1,51 +1,46 @@
 """Trajectories held in memory: those that grew lately. The others rest in the store.
 
-Laws: a trajectory that is not stored yet (`dirty`) is never let go. Least recently
-used ones go first, beyond `hot` of them.
+Laws: a trajectory that is not stored yet (`dirty`) is never let go. Of the others `hot`
+are kept, the least recently used goes first. All operations take constant time.
 """
 
 from collections import OrderedDict
 
-from custosd.core.agents import AgentId, AgentRef
+from custosd.core.agents import AgentRef
 from custosd.core.trajectory import Trajectory
 
 
 class Folds:
-    """The hot trajectories, by agent, each with the run that it folds."""
+    """The trajectories in memory, by run."""
 
     def __init__(self, hot: int) -> None:
         self._hot = hot
-        self._folds: OrderedDict[AgentId, tuple[AgentRef, Trajectory]] = OrderedDict()
-        self._dirty: set[AgentId] = set()
+        self._clean: OrderedDict[AgentRef, Trajectory] = OrderedDict()
+        self._dirty: dict[AgentRef, Trajectory] = {}
 
     def __len__(self) -> int:
-        return len(self._folds)
+        return len(self._clean) + len(self._dirty)
 
     def get(self, ref: AgentRef) -> Trajectory | None:
-        """The trajectory of exactly this run, if it is in memory."""
-        held = self._folds.get(ref.agent)
-        if held is None or held[0] != ref:
-            return None
-        self._folds.move_to_end(ref.agent)
-        return held[1]
+        """The trajectory of this run, if it is in memory."""
+        if ref in self._clean:
+            self._clean.move_to_end(ref)
+            return self._clean[ref]
+        return self._dirty.get(ref)
 
-    def keep(self, ref: AgentRef, trajectory: Trajectory, *, dirty: bool = False) -> None:
-        """Hold a trajectory; one of an earlier run of the agent gives way."""
-        self._folds[ref.agent] = (ref, trajectory)
-        self._folds.move_to_end(ref.agent)
-        if dirty:
-            self._dirty.add(ref.agent)
-        self._let_go()
+    def keep_dirty(self, ref: AgentRef, trajectory: Trajectory) -> None:
+        """Hold a trajectory that the store does not have as it is now."""
+        self._clean.pop(ref, None)
+        self._dirty[ref] = trajectory
 
-    def stored(self, agent: AgentId) -> None:
-        """The agent's trajectory is in the store as it is now; it may be let go."""
-        self._dirty.discard(agent)
-        self._let_go()
+    def stored(self, ref: AgentRef) -> None:
+        """The run's trajectory is in the store as it is now; it may be let go."""
+        if ref in self._dirty:
+            self._clean[ref] = self._dirty.pop(ref)
+        while len(self._clean) > self._hot:
+            self._clean.popitem(last=False)
 
-    def _let_go(self) -> None:
-        if len(self._folds) - len(self._dirty) <= self._hot:
-            return
-        for agent in [a for a in self._folds if a not in self._dirty]:
-            if len(self._folds) - len(self._dirty) <= self._hot:
-                return
-            del self._folds[agent]
+    def forget(self, ref: AgentRef) -> None:
+        """Nobody needs this run's trajectory any more."""
+        self._clean.pop(ref, None)
+        self._dirty.pop(ref, None)

@@ -7,6 +7,8 @@ Laws:
 3. Only an ALARM makes an accusation (stuck, drifting) and asks for steering; the message
    names what was seen, and where. A suspicion makes the standing "unknown" unless there
    is recent progress: a rule cannot look closer, and a healthy agent must not be accused.
+4. Every judgement names steps that show it, once there are any: its signal's, else the
+   one that it rests on, else the last.
 """
 
 from collections.abc import Sequence
@@ -30,6 +32,8 @@ the numbers here are lower.
 
 RECENT_STEPS = 10
 """Progress this many steps back still counts as progress."""
+
+_IN_MINUTES_S = 120.0
 
 _STOPPED = {
     RunEnd.ERROR: "with an error",
@@ -93,6 +97,7 @@ def _judgement(
     *,
     by: Signal | None = None,
     confidence: float | None = None,
+    at: int | None = None,
 ) -> Judgement:
     return Judgement(
         standing=standing,
@@ -101,8 +106,18 @@ def _judgement(
         summary=summary,
         focus=digest.focus,
         goal=digest.goal,
-        evidence=by.steps if by else (),
+        evidence=_evidence(digest, by, at),
     )
+
+
+def _evidence(
+    digest: TrajectoryDigest, by: Signal | None = None, at: int | None = None
+) -> tuple[int, ...]:
+    if by is not None and by.steps:
+        return by.steps
+    if at is None:
+        at = digest.steps - 1
+    return (at,) if at >= 0 else ()
 
 
 def _steered(
@@ -164,7 +179,8 @@ def _done(digest: TrajectoryDigest, signals: Signals) -> Judgement | None:
         summary = f"Says it is done; tests passed at step {digest.tests_passed_at}."
     else:
         summary = f"Says it is done after {digest.steps} steps; no code was edited."
-    return _judgement(digest, Standing.DONE, summary, confidence=0.6)
+    at = digest.tests_passed_at
+    return _judgement(digest, Standing.DONE, summary, confidence=0.6, at=at)
 
 
 def _silent(digest: TrajectoryDigest, signals: Signals) -> Judgement | None:
@@ -234,7 +250,7 @@ def _under_way(digest: TrajectoryDigest, signals: Signals, quiet_s: float) -> Ju
     since = suspected.steps[0] if suspected and suspected.steps else -1
     if at is not None and at > since and digest.steps - 1 - at <= RECENT_STEPS:
         summary = f"Something new at step {at} of {digest.steps}: {digest.focus}."
-        return _judgement(digest, Standing.PROGRESSING, summary, confidence=0.6)
+        return _judgement(digest, Standing.PROGRESSING, summary, confidence=0.6, at=at)
     if suspected is not None:
         reason = f"suspected_{suspected.kind}"
         summary = f"Perhaps stuck: {_said(suspected).lower()}{_at(suspected)}."
@@ -249,13 +265,13 @@ def _under_way(digest: TrajectoryDigest, signals: Signals, quiet_s: float) -> Ju
         summary=summary,
         focus=digest.focus,
         goal=digest.goal,
-        evidence=suspected.steps if suspected else (),
+        evidence=_evidence(digest, suspected),
         unknown_reason=reason,
     )
 
 
 def _lasting(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    return f"{seconds:.0f} s" if seconds < _IN_MINUTES_S else f"{seconds / 60:.0f} min"
 
 
 def _said(signal: Signal) -> str:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 from custosd.core.agents import TRANSITIONS, AgentId, AgentRef, AgentState
 from custosd.core.facts import (
+    AgentForgotten,
     AgentSeen,
     Entry,
     StandingChanged,
@@ -68,6 +69,9 @@ def _apply(agents: dict[AgentId, AgentView], entry: Entry) -> None:
     match entry.fact:
         case AgentSeen(ref=ref) as seen:
             agents[ref.agent] = AgentView(ref, seen.format, seen.path, seen.parent, seen.seen_utc)
+        case AgentForgotten(ref=ref):
+            if ref.agent in agents and agents[ref.agent].ref == ref:
+                del agents[ref.agent]
         case TrajectoryAdvanced(ref=ref) as grown:
             known = _known(agents, ref, entry)
             agents[ref.agent] = replace(known, digest=grown.digest, grown_utc=grown.grown_utc)

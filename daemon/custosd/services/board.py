@@ -9,6 +9,7 @@ supervision through a ring of full channels.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 
 import structlog
@@ -17,6 +18,7 @@ import trio
 from custosd.core.facts import Entry, Fact, FactsDropped, TrajectoryAdvanced
 from custosd.core.view import FleetView
 from custosd.flow.latest import Latest
+from custosd.flow.pulse import Pulse
 
 log = structlog.get_logger()
 
@@ -44,6 +46,7 @@ async def keep_board(
     record: trio.MemorySendChannel[Entry],
     maker: EntryMaker,
     settle_s: float,
+    pulse: Pulse,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -56,25 +59,25 @@ async def keep_board(
     dropped = 0
     async with facts, record:
         task_status.started()
-        async for first in facts:
-            batch = await _batch(first, facts, settle_s)
+        while batch := await _batch(facts, settle_s, pulse):
             entries = [maker.entry(fact) for fact in batch]
             view.publish(view.value.after(entries))
             dropped = _hand_over(entries, record, maker, dropped)
+            pulse.beat()
 
 
 async def _batch(
-    first: Fact, facts: trio.MemoryReceiveChannel[Fact], settle_s: float
+    facts: trio.MemoryReceiveChannel[Fact], settle_s: float, pulse: Pulse
 ) -> list[Fact]:
-    batch = [first]
-    # A memory channel's receive is atomic under cancellation: a fact that races with
-    # the deadline is either in the batch or left in the channel for the next one.
-    with trio.move_on_after(settle_s):
-        while len(batch) < LARGEST_BATCH:
-            try:
+    """At least one fact; none at the end of the channel."""
+    batch: list[Fact] = []
+    with pulse.waiting(), suppress(trio.EndOfChannel):
+        batch.append(await facts.receive())
+        # A memory channel's receive is atomic under cancellation: a fact that races with
+        # the deadline is either in the batch or left in the channel for the next one.
+        with trio.move_on_after(settle_s):
+            while len(batch) < LARGEST_BATCH:
                 batch.append(await facts.receive())
-            except trio.EndOfChannel:
-                break
     return batch
 
 

@@ -7,35 +7,41 @@ What is due, worth asking and to be held is decided in `custosd.core.guardian`, 
 what a trajectory shows in `custosd.core.detectors`; this module only fetches, asks at
 most so many at once, and tells. A sweep takes two round trips to the store, however
 many agents there are: the folds that are not in memory, and the earlier verdicts.
+What an unchanged agent costs is one look at its memo. A run whose stored fold cannot be
+read is left out until it grows; the others are judged.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import structlog
 import trio
 
-from custosd.core.agents import AgentId, AgentRef
+from custosd.core.agents import AgentRef
 from custosd.core.detectors import DetectorLimits, next_quiet_deadline, question_hash, signals
-from custosd.core.errors import JudgeError, StoreError
+from custosd.core.errors import JudgeError, StoreError, StoreRefused
 from custosd.core.facts import Fact, StandingChanged, SweepFinished, VerdictReached
 from custosd.core.folds import Folds
 from custosd.core.guardian import (
+    WORK_QUIET_S,
     GuardianLimits,
     Memo,
+    QuietWatch,
+    Sight,
     after_answer,
+    after_look,
     after_standing,
     checked,
     is_due,
     is_worth_asking,
-    suspicions,
+    remembered,
     unknown,
     with_grace,
 )
-from custosd.core.overlap import Work, duplicates
+from custosd.core.overlap import SAME_GOAL_AND_FILE, Peers, Work, WorkIndex
 from custosd.core.signals import Severity, Signal, SignalKind
-from custosd.core.trajectory import Trajectory, TrajectoryDigest
+from custosd.core.trajectory import Activity, Trajectory
 from custosd.core.transcript import digest_of
 from custosd.core.verdicts import JudgedBy, Judgement, Verdict
 from custosd.core.view import AgentView, FleetView
@@ -54,6 +60,9 @@ log = structlog.get_logger()
 
 NOBODY = "none"
 """Who judged, where the judge gave no answer."""
+
+_NOTED_AT_ONCE = 64
+"""Works that are sketched or compared before others get their turn: some milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +102,11 @@ class _Case:
     """One agent in one sweep."""
 
     agent: AgentView
-    quiet_s: float
+    sight: Sight
     found: tuple[Signal, ...] = ()
     question: str = ""
     earlier: tuple[Verdict, ...] | None = None
+    graced: bool = False
 
 
 @dataclass(slots=True)
@@ -108,7 +118,10 @@ class Guardian:
     folds: Folds
     facts: trio.MemorySendChannel[Fact]
     pulse: Pulse
-    memos: dict[AgentId, Memo] = field(default_factory=dict)
+    memos: dict[AgentRef, Memo] = field(default_factory=dict)
+    _watch: QuietWatch = field(default_factory=QuietWatch)
+    _works: WorkIndex = field(default_factory=WorkIndex)
+    _discarded: dict[AgentRef, str] = field(default_factory=dict)
 
     def remember(self, view: FleetView) -> None:
         """Take up from a restored view: what was asked before is not asked again."""
@@ -116,15 +129,15 @@ class Guardian:
             if agent.digest is None or agent.verdict is None:
                 continue
             verdict = agent.verdict
-            asked = question_hash(agent.digest, verdict.signals) == verdict.by.input_hash
-            self.memos[agent.ref.agent] = Memo(
-                fingerprint=agent.digest.fingerprint if asked else "",
-                question=verdict.by.input_hash,
-                kinds=suspicions(verdict.signals),
-                activity=agent.digest.activity if asked else None,
-                held=agent.standing,
-                candidate=agent.standing,
-                look_again_s=_look_again(agent.digest, self.setup.detectors, 0.0),
+            answered = verdict.by.judge != NOBODY
+            self.memos[agent.ref] = remembered(
+                agent.digest,
+                verdict,
+                agent.standing,
+                question_hash(agent.digest, verdict.signals) if answered else "",
+                next_quiet_deadline(agent.digest, self.setup.detectors),
+                (verdict.at_utc - agent.seen_utc).total_seconds(),
+                self.setup.limits,
             )
 
     async def sweep(self, view: FleetView) -> SweepFinished:
@@ -161,62 +174,119 @@ class Guardian:
         )
 
     async def _cases(self, view: FleetView, tally: _Tally) -> list[_Case]:
-        now = self.ports.now_utc()
-        due: list[_Case] = []
-        for agent in view.agents.values():
-            if agent.digest is None:
-                continue
-            quiet_s = max(0.0, (now - (agent.grown_utc or now)).total_seconds())
-            memo = self.memos.get(agent.ref.agent)
-            if memo is None or is_due(memo, agent.digest, quiet_s):
-                due.append(_Case(agent, quiet_s))
+        self._forget_gone(view)
+        due = [
+            _Case(agent, sight)
+            for agent, sight in await self._sights(view)
+            if self._is_due(agent.ref, sight)
+        ]
         tally.due = len(due)
         if not due:
             return due
-        folds = await self._folds_of([case.agent.ref for case in due])
-        overlaps = _overlaps(view)
-        known = [case for case in due if case.agent.ref.agent in folds]
+        folds = await self._folds_of(due)
+        known = [case for case in due if case.agent.ref in folds]
         for case in known:
-            fold = folds[case.agent.ref.agent]
-            found = signals(fold, self.setup.detectors, case.quiet_s)
-            case.found = found + overlaps.get(case.agent.ref.agent, ())
+            fold = folds[case.agent.ref]
+            found = signals(fold, self.setup.detectors, case.sight.quiet_s)
+            case.found = found + _duplicating(self._works.peers(case.agent.ref.agent))
             # The fold may be ahead of the view by what was read a moment ago.
-            case.agent = replace(case.agent, digest=fold.digest())
+            case.sight = replace(case.sight, digest=fold.digest())
+            case.agent = replace(case.agent, digest=case.sight.digest)
         return known
 
-    async def _folds_of(self, refs: Sequence[AgentRef]) -> dict[AgentId, Trajectory]:
+    def _is_due(self, ref: AgentRef, sight: Sight) -> bool:
+        if self._discarded.get(ref) == sight.digest.fingerprint:
+            return False
+        memo = self.memos.get(ref)
+        return memo is None or is_due(memo, sight, self.setup.limits)
+
+    def _forget_gone(self, view: FleetView) -> None:
+        """Forget the runs that left the view, or that their agent's new run replaced."""
+        agents = view.agents
+        for ref in (*self._watch.runs(), *self.memos):
+            now = agents.get(ref.agent)
+            if now is None or now.ref != ref:
+                self.memos.pop(ref, None)
+                self._watch.forget(ref)
+                self._discarded.pop(ref, None)
+        for agent in [agent for agent in self._works if agent not in agents]:
+            self._works.forget(agent)
+
+    async def _sights(self, view: FleetView) -> list[tuple[AgentView, Sight]]:
+        """What is seen of each agent, once all works that changed have been compared."""
+        now_at, now_utc = trio.current_time(), self.ports.now_utc()
+        self._watch.begin(now_at)
+        ages = [
+            (agent, agent.digest, *self._watch.look(agent, now_at, now_utc))
+            for agent in view.agents.values()
+            if agent.digest is not None
+        ]
+        noted = 0
+        for agent, _, quiet_s, _ in ages:
+            if self._note_work(agent, quiet_s):
+                noted += 1
+                if noted % _NOTED_AT_ONCE == 0:
+                    await trio.lowlevel.checkpoint()
+        while self._works.settle(_NOTED_AT_ONCE):
+            await trio.lowlevel.checkpoint()
+        return [
+            (agent, Sight(digest, quiet_s, known_s, _names(self._works.peers(agent.ref.agent))))
+            for agent, digest, quiet_s, known_s in ages
+        ]
+
+    def _note_work(self, agent: AgentView, quiet_s: float) -> bool:
+        """Bring one agent's place among the works up to date; True if that took work."""
+        digest, name = agent.digest, agent.ref.agent
+        ended = digest is None or digest.end is not None or digest.activity is Activity.ENDED
+        if digest is None or ended or not digest.written or quiet_s > WORK_QUIET_S:
+            self._works.forget(name)
+            return False
+        if self._works.version(name) == digest.fingerprint:
+            return False
+        work = Work(name, digest.goal, digest.written, agent.parent)
+        self._works.note(work, digest.fingerprint)
+        return True
+
+    async def _folds_of(self, cases: Sequence[_Case]) -> dict[AgentRef, Trajectory]:
         """The folds, from memory or in one round trip; those of a lost store are absent."""
-        folds = {ref.agent: fold for ref in refs if (fold := self.folds.get(ref)) is not None}
-        missing = [ref for ref in refs if ref.agent not in folds]
+        refs = [case.agent.ref for case in cases]
+        folds = {ref: fold for ref in refs if (fold := self.folds.get(ref)) is not None}
+        missing = [case for case in cases if case.agent.ref not in folds]
         if missing:
             try:
-                stored = await self.ports.store.trajectories([ref.agent for ref in missing])
+                stored = await self.ports.store.trajectories([case.agent.ref for case in missing])
             except StoreError as error:
                 log.warning("store.lost", during="sweep", error=str(error), waiting=len(missing))
                 return folds
-            for ref in missing:
+            for case in missing:
+                ref = case.agent.ref
                 # What was folded while we waited is newer than what the store gave.
-                fresh = self.folds.get(ref)
-                if fresh is not None:
-                    folds[ref.agent] = fresh
-                elif ref.agent in stored:
-                    folds[ref.agent] = self.ports.codec.decode(stored[ref.agent])
+                fold = self.folds.get(ref) or self._decoded(case, stored.get(ref))
+                if fold is not None:
+                    folds[ref] = fold
         return folds
+
+    def _decoded(self, case: _Case, data: bytes | None) -> Trajectory | None:
+        if data is None:
+            return None
+        ref = case.agent.ref
+        try:
+            return self.ports.codec.decode(data)
+        except StoreRefused as error:
+            if ref not in self._discarded:
+                log.error("trajectory.discarded", agent=ref.agent, error=str(error))
+            self._discarded[ref] = case.sight.digest.fingerprint
+            return None
 
     def _consider(self, case: _Case) -> bool:
         """Note what was seen of this agent; True if the judge is to be asked now."""
-        digest = case.agent.digest
-        assert digest is not None  # noqa: S101 - `_cases` takes no others
-        agent = case.agent.ref.agent
-        case.question = question_hash(digest, case.found)
-        memo = replace(
-            self.memos.get(agent, Memo()),
-            fingerprint=digest.fingerprint,
-            look_again_s=_look_again(digest, self.setup.detectors, case.quiet_s),
-        )
-        self.memos[agent] = memo
+        ref, sight, limits = case.agent.ref, case.sight, self.setup.limits
+        case.question = question_hash(sight.digest, case.found)
+        deadline_s = next_quiet_deadline(sight.digest, self.setup.detectors)
+        memo = after_look(self.memos.get(ref, Memo()), sight, deadline_s)
+        self.memos[ref] = memo
         now_at = trio.current_time()
-        return is_worth_asking(memo, case.question, digest, case.found, now_at, self.setup.limits)
+        return is_worth_asking(memo, case.question, sight, case.found, now_at, limits)
 
     async def _add_earlier(self, cases: Sequence[_Case]) -> None:
         """Fetch the earlier verdicts of all cases in one round trip; absent if that fails."""
@@ -235,17 +305,18 @@ class Guardian:
                 case.earlier = earlier.get(case.agent.ref.agent, ())
 
     async def _judge(self, case: _Case, judging: trio.CapacityLimiter, tally: _Tally) -> None:
-        digest = case.agent.digest
-        assert digest is not None  # noqa: S101 - `_cases` takes no others
+        digest = case.sight.digest
         started_at = trio.current_time()
         context = await self._context(case)
         question = Question(
-            case.agent.ref, digest, case.found, case.quiet_s, context, case.question
+            case.agent.ref, digest, case.found, case.sight.quiet_s, context, case.question
         )
         judgement, by = await self._ask(question, judging)
         answered = by.judge != NOBODY
-        known_s = (self.ports.now_utc() - case.agent.seen_utc).total_seconds()
-        judgement = with_grace(checked(judgement, digest.steps), known_s, self.setup.limits)
+        given = checked(judgement, digest.steps)
+        known_s = self._watch.known_s(case.agent.ref, trio.current_time())
+        judgement = with_grace(given, known_s, self.setup.limits)
+        case.graced = given.needs_steering and not judgement.needs_steering
         tally.judged += answered
         tally.failed += not answered
         now_utc = self.ports.now_utc()
@@ -283,6 +354,7 @@ class Guardian:
     async def _ask(
         self, question: Question, judging: trio.CapacityLimiter
     ) -> tuple[Judgement, JudgedBy]:
+        """The answer, or "unknown" for a `JudgeError`; other errors are defects: they propagate."""
         answer: Answer | None = None
         reason = "timeout"
         async with judging:
@@ -298,19 +370,23 @@ class Guardian:
         )
 
     async def _tell(self, case: _Case, verdict: Verdict) -> None:
-        digest = case.agent.digest
-        assert digest is not None  # noqa: S101 - `_cases` takes no others
-        agent = case.agent.ref.agent
-        judgement = verdict.judgement
+        ref, judgement = case.agent.ref, verdict.judgement
         # A question that got no answer is asked again at the next sweep.
         question = "" if verdict.by.judge == NOBODY else case.question
-        before = self.memos[agent]
-        memo = after_answer(before, question, digest, case.found, trio.current_time())
-        self.memos[agent] = after_standing(memo, judgement.standing, self.setup.limits)
+        before = self.memos[ref]
+        memo = after_answer(
+            before,
+            question,
+            case.sight.digest,
+            case.found,
+            trio.current_time(),
+            graced=case.graced,
+        )
+        self.memos[ref] = after_standing(memo, judgement.standing, self.setup.limits)
         log.info(
             "verdict.reached",
-            agent=agent,
-            run=verdict.ref.run,
+            agent=ref.agent,
+            run=ref.run,
             standing=judgement.standing,
             phase=judgement.phase,
             steps=verdict.steps,
@@ -330,15 +406,18 @@ class Guardian:
         self.pulse.beat()
 
     async def _reaffirm(self, case: _Case) -> None:
-        agent = case.agent.ref.agent
-        before = self.memos[agent]
-        self.memos[agent] = after_standing(before, before.candidate, self.setup.limits)
+        """Let an unchanged trajectory agree with its own last verdict; a changed one does not."""
+        ref = case.agent.ref
+        before = self.memos[ref]
+        if case.question != before.question:
+            return
+        self.memos[ref] = after_standing(before, before.candidate, self.setup.limits)
         last = case.agent.verdict
         await self._tell_standing(case, before, last.id if last else "")
 
     async def _tell_standing(self, case: _Case, before: Memo, verdict_id: str) -> None:
         ref = case.agent.ref
-        held = self.memos[ref.agent].held
+        held = self.memos[ref].held
         if held is not before.held:
             log.info(
                 "standing.changed",
@@ -350,12 +429,6 @@ class Guardian:
             await self.facts.send(StandingChanged(ref, before.held, held, verdict_id))
 
 
-def _look_again(digest: TrajectoryDigest, limits: DetectorLimits, quiet_s: float) -> float | None:
-    """The quiet time at which to look again without growth; None once it has passed."""
-    deadline_s = next_quiet_deadline(digest, limits)
-    return deadline_s if deadline_s is not None and quiet_s < deadline_s else None
-
-
 def _earlier_part(earlier: tuple[Verdict, ...] | None) -> ContextPart:
     if earlier is None:
         return ContextPart("verdicts", None, "store_unavailable")
@@ -363,21 +436,24 @@ def _earlier_part(earlier: tuple[Verdict, ...] | None) -> ContextPart:
     return ContextPart("verdicts", "\n".join(lines))
 
 
-def _overlaps(view: FleetView) -> Mapping[AgentId, tuple[Signal, ...]]:
-    """A note for each of two agents that seem to do the same work."""
-    works = [
-        Work(agent.ref.agent, agent.digest.goal, agent.digest.written)
-        for agent in view.agents.values()
-        if agent.digest is not None and agent.digest.written
-    ]
-    found: dict[AgentId, tuple[Signal, ...]] = {}
-    for one, other, similarity in duplicates(works):
-        for agent, peer in ((one, other), (other, one)):
-            signal = Signal(
-                SignalKind.DUPLICATING, Severity.SUSPICION, (), similarity, 0.0, peers=(peer,)
-            )
-            found[agent] = (*found.get(agent, ()), signal)
-    return found
+def _names(peers: Peers) -> tuple[str, ...]:
+    return tuple(peer for peer, _ in peers)
+
+
+def _duplicating(peers: Peers) -> tuple[Signal, ...]:
+    """A suspicion of an agent that seems to do the same work as others."""
+    if not peers:
+        return ()
+    return (
+        Signal(
+            SignalKind.DUPLICATING,
+            Severity.SUSPICION,
+            (),
+            peers[0][1],
+            SAME_GOAL_AND_FILE,
+            peers=_names(peers),
+        ),
+    )
 
 
 async def guard_trajectories(
@@ -391,8 +467,9 @@ async def guard_trajectories(
     """Sweep now and every `interval_s`; never returns unless cancelled. Closes `facts`.
 
     Started: when the first sweep is done. A sweep that takes longer than the interval is
-    followed by the next one at once, never overlapped. A failing judge or store makes
-    verdicts "unknown", and is told; other errors propagate.
+    followed by the next one at once, never overlapped. A judge that fails with a
+    `JudgeError` makes verdicts "unknown", a failing store leaves out what it did not give;
+    both are told. Any other exception is a defect, of a judge too, and propagates.
     """
     first = True
     async with guardian.facts:

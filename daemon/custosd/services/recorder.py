@@ -6,6 +6,7 @@ Laws: history only. While the store is away entries wait here, in order, as far 
 channel has room; what must not be lost is written by its maker before the act.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -13,6 +14,7 @@ import trio
 
 from custosd.core.errors import StoreConflict, StoreRefused, StoreUnavailable
 from custosd.core.facts import Entry, kind_of
+from custosd.flow.pulse import Pulse
 from custosd.ports import Store
 
 log = structlog.get_logger()
@@ -29,10 +31,19 @@ class RecorderLimits:
     flush_s: float
 
 
+@dataclass(slots=True)
+class InHand:
+    """How many entries were taken out of the channel and are not in the store yet."""
+
+    entries: int = 0
+
+
 async def record_facts(
     entries: trio.MemoryReceiveChannel[Entry],
     store: Store,
     limits: RecorderLimits,
+    pulse: Pulse,
+    in_hand: InHand,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -40,28 +51,32 @@ async def record_facts(
 
     Started: at once. Back-pressure: the board drops what the channel cannot hold.
     An unavailable store is tried again, with longer and longer pauses up to 30 s; a
-    refused entry is told of (`fact.refused`) and left out. Raises nothing of its own.
+    refused entry is told of (`fact.refused`) and left out. `in_hand` is what a
+    cancellation would lose beside the channel. Raises nothing of its own.
     """
     async with entries:
         task_status.started()
-        async for first in entries:
-            await _store(await _batch(first, entries, limits), store)
+        while batch := await _batch(entries, limits, pulse, in_hand):
+            await _store(batch, store, pulse)
+            in_hand.entries = 0
 
 
 async def _batch(
-    first: Entry, entries: trio.MemoryReceiveChannel[Entry], limits: RecorderLimits
+    entries: trio.MemoryReceiveChannel[Entry], limits: RecorderLimits, pulse: Pulse, in_hand: InHand
 ) -> list[Entry]:
-    batch = [first]
-    with trio.move_on_after(limits.flush_s):
-        while len(batch) < limits.batch:
-            try:
+    """At least one entry; none at the end of the channel."""
+    batch: list[Entry] = []
+    with pulse.waiting(), suppress(trio.EndOfChannel):
+        batch.append(await entries.receive())
+        in_hand.entries = 1
+        with trio.move_on_after(limits.flush_s):
+            while len(batch) < limits.batch:
                 batch.append(await entries.receive())
-            except trio.EndOfChannel:
-                break
+                in_hand.entries = len(batch)
     return batch
 
 
-async def _store(batch: list[Entry], store: Store) -> None:
+async def _store(batch: list[Entry], store: Store, pulse: Pulse) -> None:
     pause_s = FIRST_PAUSE_S
     away = False
     while True:
@@ -73,23 +88,27 @@ async def _store(batch: list[Entry], store: Store) -> None:
             if not away:
                 log.warning("store.lost", during="record", error=str(error), waiting=len(batch))
             away = True
-            await trio.sleep(pause_s)
+            with pulse.waiting():
+                await trio.sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
         except StoreRefused as error:
-            await _store_singly(batch, store, error)
+            await _store_singly(batch, store, error, pulse)
             return
         else:
+            pulse.beat()
             if away:
                 log.info("store.returned", during="record")
             return
 
 
-async def _store_singly(batch: list[Entry], store: Store, error: StoreRefused) -> None:
+async def _store_singly(
+    batch: list[Entry], store: Store, error: StoreRefused, pulse: Pulse
+) -> None:
     """One entry is bad: halve until it stands alone, and leave only that one out."""
     if len(batch) == 1:
         fact = batch[0].fact
         log.error("fact.refused", fact=kind_of(fact), id=batch[0].id, error=str(error))
         return
     middle = len(batch) // 2
-    await _store(batch[:middle], store)
-    await _store(batch[middle:], store)
+    await _store(batch[:middle], store, pulse)
+    await _store(batch[middle:], store, pulse)

@@ -1,6 +1,6 @@
-"""Takes away what is older than its time, and makes room for the days to come."""
+"""Takes away what is older than its time, here and in the store; makes room for days to come."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -8,9 +8,14 @@ import structlog
 import trio
 
 from custosd.core.errors import StoreError
+from custosd.core.facts import Fact
+from custosd.flow.pulse import Pulse
 from custosd.ports import RetentionLimits, Store
 
 log = structlog.get_logger()
+
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,31 +40,57 @@ async def keep_retention(
     store: Store,
     now_utc: Callable[[], datetime],
     times: RetentionTimes,
+    forget: Callable[[datetime], Sequence[Fact]],
+    facts: trio.MemorySendChannel[Fact],
+    pulse: Pulse,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Prune now and every `interval_s`; never returns unless cancelled.
+    """Prune now and every `interval_s`; never returns unless cancelled. Closes `facts`.
 
-    Started: when the record has partitions for today (a store that is away is told of
-    and tried again at the next interval). Raises nothing of its own.
+    Started: when the record has partitions for today; a store that is away is told of,
+    and tried again with longer and longer pauses up to 30 s, later at the next interval.
+    After each pruning `forget` is asked what left the view by it, and `facts` is told.
+    Back-pressure: waits for room in `facts`. Raises nothing of its own.
     """
-    started = False
+    async with facts:
+        await _first_days(store, now_utc, pulse)
+        task_status.started()
+        while True:
+            limits = times.limits(now_utc())
+            if await _pruned(store, now_utc(), limits, pulse):
+                for fact in forget(limits.transcripts_utc):
+                    await facts.send(fact)
+                pulse.beat()
+            with pulse.waiting():
+                await trio.sleep(times.interval_s)
+
+
+async def _first_days(store: Store, now_utc: Callable[[], datetime], pulse: Pulse) -> None:
+    pause_s = FIRST_PAUSE_S
     while True:
         try:
             await store.prepare_days(now_utc())
-            if not started:
-                started = True
-                task_status.started()
-            pruned = await store.prune(times.limits(now_utc()))
-            log.info(
-                "record.pruned",
-                fact_days=pruned.fact_days,
-                verdicts=pruned.verdicts,
-                runs=pruned.runs,
-            )
         except StoreError as error:
             log.warning("record.prune_failed", error=str(error))
-            if not started:
-                started = True
-                task_status.started()
-        await trio.sleep(times.interval_s)
+        else:
+            return
+        with pulse.waiting():
+            await trio.sleep(pause_s)
+        pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+
+async def _pruned(store: Store, today_utc: datetime, limits: RetentionLimits, pulse: Pulse) -> bool:
+    """Whether the store could be pruned; told of either way."""
+    try:
+        # How long this takes is the store's to say: each of its steps is bounded there.
+        with pulse.waiting():
+            await store.prepare_days(today_utc)
+            pruned = await store.prune(limits)
+    except StoreError as error:
+        log.warning("record.prune_failed", error=str(error))
+        return False
+    log.info(
+        "record.pruned", fact_days=pruned.fact_days, verdicts=pruned.verdicts, runs=pruned.runs
+    )
+    return True

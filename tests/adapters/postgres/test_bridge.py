@@ -10,10 +10,11 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog.testing
 import trio
 import trio.testing
 
@@ -143,6 +144,55 @@ async def test_a_cancelled_caller_waits_for_the_tasks_clean_up() -> None:
         await running.wait()
         nursery.cancel_scope.cancel()
     assert steps == ["cleaned"]
+
+
+@pytest.fixture
+def release() -> Iterator[threading.Event]:
+    """What a stuck thread waits for; set at the end, so that it ends."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+async def test_a_stuck_thread_holds_up_neither_the_cancelled_nor_the_end(
+    release: threading.Event,
+) -> None:
+    running = trio.Event()
+    say = tell(running)
+
+    async def stuck() -> None:
+        say()
+        release.wait()
+
+    with trio.fail_after(10), structlog.testing.capture_logs() as logs:
+        async with open_bridge(stuck_s=0.05) as bridge, trio.open_nursery() as nursery:
+            nursery.start_soon(bridge.run, stuck)
+            await running.wait()
+            nursery.cancel_scope.cancel()
+    assert [(line["event"], line["during"]) for line in logs] == [
+        ("bridge.stuck", "cancel"),
+        ("bridge.stuck", "stop"),
+    ]
+
+
+async def test_a_database_closes_beside_a_stuck_thread(
+    release: threading.Event, postgres_server: EmbeddedServer
+) -> None:
+    running = trio.Event()
+    say = tell(running)
+
+    async def stuck(_conn: Connection) -> None:
+        say()
+        release.wait()
+
+    with trio.fail_after(20):
+        async with (
+            open_database(postgres_server.dsn, stuck_s=0.05) as database,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(database.unit, stuck)
+            await running.wait()
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_task_that_ends_all_the_same_returns_its_value_to_the_cancelled() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog.testing
 import trio
 import trio.testing
 
@@ -25,6 +26,7 @@ from custosd.adapters.postgres.bridge import Connection, open_database
 from custosd.adapters.postgres.data_directory import EmbeddedBusy, socket_folder
 from custosd.adapters.postgres.embedded import embedded_postgres
 from custosd.adapters.postgres.processes import RootWay, wait_pid
+from custosd.core.errors import StoreRefused
 
 pytestmark = pytest.mark.postgres
 
@@ -195,6 +197,25 @@ async def test_a_server_that_dies_is_started_again(data_dir: Path) -> None:
                 await server.wait_restarted(pid)
             assert await ask(server.dsn, "select 1") == 1
     assert processes_on(data_dir) == []
+
+
+async def test_of_a_dead_servers_log_nothing_is_told_that_may_quote_a_value(
+    data_dir: Path,
+) -> None:
+    """The log has the value: what a statement said is left out where the death is told."""
+    with structlog.testing.capture_logs() as logs:
+        async with embedded_postgres(data_dir) as server:
+            pid = server.pid
+            for text in ("SECRET", "SECRET\n2026-01-01 00:00:00 UTC [1] LOG:  SECRET"):
+                with pytest.raises(StoreRefused):
+                    await ask(server.dsn, f"select '{text}'::integer")
+            os.kill(pid, signal.SIGQUIT)
+            with trio.fail_after(30):
+                await server.wait_restarted(pid)
+    assert "SECRET" in data_dir.with_name(f"{data_dir.name}.log").read_text()
+    (died,) = [line for line in logs if line["event"] == "postgres.died"]
+    assert "LOG:  received immediate shutdown request" in died["said"]
+    assert "SECRET" not in died["said"]
 
 
 async def test_a_cancelled_body_stops_the_server_and_an_error_comes_out_as_it_is(

@@ -151,7 +151,7 @@ def calls_of(
         "save_progress": (5, partial(store.save_progress, batch)),
         "record": (6, partial(store.record, entries)),
         "restore": (2, store.restore),
-        "trajectories": (1, partial(store.trajectories, ids)),
+        "trajectories": (1, partial(store.trajectories, refs)),
         "recent_verdicts": (1, partial(store.recent_verdicts, ids, 10)),
         "recent_entries": (1, partial(store.recent_entries, None, n)),
         "prune": (5, partial(store.prune, limits)),
@@ -257,12 +257,13 @@ async def test_statements_about_some_agents_use_indexes(populated: Database) -> 
     jsons = f"array_fill('{{}}'::text, array[{len(some_agents)}])"
     states = f"array_fill('idle'::text, array[{len(some_agents)}])"
     cases = {
-        queries.READ_TRAJECTORIES: [shards, ids],
+        queries.READ_TRAJECTORIES: [shards, ids, runs],
         queries.READ_VERDICTS: [shards, ids, "10"],
         queries.ENSURE_AGENTS: [shards, ids, texts, texts, times],
         queries.GIVE_EPOCHS: [shards, ids, runs, times, numbers],
         queries.SAVE_RUNS: [
-            *(shards, ids, runs, texts, texts, texts, states, numbers, times, times, "null")
+            *(shards, ids, runs, texts, texts, texts, states, times, numbers, times, times),
+            "null",
         ],
         queries.SAVE_TRAJECTORIES: [shards, ids, runs, jsons, texts],
         queries.ENSURE_RUNS: [shards, ids, runs, texts, times],
@@ -292,6 +293,19 @@ async def test_restoring_10_000_agents_takes_two_statements(
     assert len(counting.statements) == 2
     assert len(restored.agents) == len(restored.positions) == 10_000
     assert all(view.verdict and view.verdict.id.endswith("-1") for view in restored.agents)
+
+
+# what is stored beside the contract
+
+
+@pytest.mark.parametrize("in_one_batch", [True, False])
+async def test_a_thread_once_told_is_never_forgotten(
+    database: Database, store: PostgresStore, *, in_one_batch: bool
+) -> None:
+    told = [some.progress(some.run(thread=name)) for name in ("explore", "")]
+    for batch in [told] if in_one_batch else [[one] for one in told]:
+        await store.save_progress(batch)
+    assert await database.unit(fetchval, "select thread from custosd.runs") == "explore"
 
 
 # what a newer version wrote

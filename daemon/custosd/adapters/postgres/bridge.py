@@ -2,7 +2,8 @@
 
 Laws. asyncio is known to this module and to `pool`, which runs on its far side; nobody else.
 A unit of work crosses once. Whoever crosses comes back: with a value, an error, its own
-cancellation after the query was cancelled on the server, or `BridgeDied`.
+cancellation after the query was cancelled on the server, or `BridgeDied`. Whoever is
+cancelled comes back in bounded time, also when the loop's thread is stuck.
 """
 
 import asyncio
@@ -43,6 +44,7 @@ Ts = TypeVarTuple("Ts")
 # time the loop wants it; at the default of 5 ms a query of three packets takes 15.
 _SWITCH_INTERVAL_S = 0.0005
 _REAP_S = 5.0
+_STUCK_S = 10.0
 _CLOSING_ROUNDS = 3
 
 
@@ -60,8 +62,9 @@ class Bridge:
         """Await `afn(*args)` on the loop's thread, in the caller's context variables.
 
         Cancelled: the asyncio task is cancelled, and the caller goes on when that task has
-        ended; a task that ends with a value all the same returns it. Raises what `afn`
-        raises, and `BridgeDied` when the loop has ended or cancelled the task itself.
+        ended, or when it did not end in `stuck_s`; a task that ends with a value all the
+        same returns it. Raises what `afn` raises, and `BridgeDied` when the loop has ended
+        or cancelled the task itself.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._far.ended.is_set():
@@ -71,11 +74,16 @@ class Bridge:
         self._far.post_inward(call.start)
         return cast("T", await trio.lowlevel.wait_task_rescheduled(call.abort))
 
+    async def run_last(self, afn: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Await `afn()` on the loop's thread for `stuck_s` at most; its errors are nobody's."""
+        await self._far.last(afn)
+
 
 class _Far:
     """The loop and its thread, the queues to it and from it, and who waits for an answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, stuck_s: float) -> None:
+        self.stuck_s = stuck_s
         self.loop = uvloop.new_event_loop()
         self.loop.set_exception_handler(_loop_failed)
         self.calls: set[_Call[Any]] = set()
@@ -125,18 +133,39 @@ class _Far:
         for call in tuple(self.calls):
             call.finish(None)
 
+    async def last(self, afn: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        done = trio.Event()
+        tasks: list[asyncio.Task[None]] = []
+
+        async def run() -> None:
+            try:
+                with suppress(Exception):
+                    await afn()
+            finally:
+                self.post_outward(done.set)
+
+        def start() -> None:  # loop's thread; the list keeps the task alive
+            tasks.append(self.loop.create_task(run()))
+
+        if not self.ended.is_set():
+            self.post_inward(start)
+            with trio.move_on_after(self.stuck_s):
+                await done.wait()
+
     async def stop(self) -> None:
         with suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self.loop.stop)
         # A coroutine that never lets go of its thread is left behind with it.
-        with trio.move_on_after(_REAP_S * 2):
+        with trio.move_on_after(self.stuck_s):
             await self.ended.wait()
+        if not self.ended.is_set():
+            log.error("bridge.stuck", during="stop", waited_s=self.stuck_s)
 
 
 class _Call(Generic[T]):
     """One crossing: begun and ended in the trio thread, run in the loop's."""
 
-    __slots__ = ("_afn", "_args", "_cancel", "_context", "_far", "_task", "_work")
+    __slots__ = ("_afn", "_args", "_cancel", "_context", "_far", "_over", "_task", "_work")
 
     def __init__(
         self, far: _Far, afn: Callable[..., Coroutine[Any, Any, T]], args: tuple[Any, ...]
@@ -148,6 +177,7 @@ class _Call(Generic[T]):
         self._task = trio.lowlevel.current_task()
         self._cancel: Callable[[], Never] | None = None
         self._work: asyncio.Task[T] | None = None
+        self._over = trio.Event()
 
     def start(self) -> None:  # loop's thread
         self._work = self._far.loop.create_task(self._run(), context=self._context)
@@ -170,7 +200,15 @@ class _Call(Generic[T]):
         self._cancel = raise_cancel
         self._far.post_inward(self._cancel_work)
         # The driver cleans up first: a connection must not be lent again before.
+        trio.lowlevel.spawn_system_task(self._give_up)
         return trio.lowlevel.Abort.FAILED
+
+    async def _give_up(self) -> None:
+        with trio.move_on_after(self._far.stuck_s):
+            await self._over.wait()
+            return
+        log.error("bridge.stuck", during="cancel", waited_s=self._far.stuck_s)
+        self.finish(None)
 
     def _cancel_work(self) -> None:  # loop's thread, after `start`
         if self._work is not None:
@@ -180,6 +218,7 @@ class _Call(Generic[T]):
         if self not in self._far.calls:
             return
         self._far.calls.remove(self)
+        self._over.set()
         if result is None:
             result = (
                 outcome.Error(self._far.death())
@@ -221,12 +260,13 @@ def _loop_failed(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> N
 
 
 @asynccontextmanager
-async def open_bridge() -> AsyncGenerator[Bridge, None]:
+async def open_bridge(*, stuck_s: float = _STUCK_S) -> AsyncGenerator[Bridge, None]:
     """Open a bridge for one trio run; at the end its tasks are cancelled and awaited.
 
-    Sets the interpreter's switch interval while it is open.
+    A thread that does not answer for `stuck_s` is left behind, at the end and by whoever
+    is cancelled (`bridge.stuck`). Sets the interpreter's switch interval while it is open.
     """
-    far = _Far()
+    far = _Far(stuck_s)
     thread = threading.Thread(target=far.serve, name="custosd-postgres", daemon=True)
     interval_s = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
@@ -290,12 +330,14 @@ async def open_database(
     statement_timeout_s: float = 30.0,
     connect_timeout_s: float = 5.0,
     release_timeout_s: float = 2.0,
+    stuck_s: float = _STUCK_S,
 ) -> AsyncGenerator[Database, None]:
     """Open a database on a bridge of its own; the server need not be there yet.
 
     With several hosts in `dsn` all are dialled at once and the primary is taken. Connections
     are opened as they are needed, `pool_size` at most. A cancelled caller waits for a
-    frozen server no longer than `release_timeout_s`.
+    frozen server no longer than `release_timeout_s`, for a stuck thread no longer than
+    `stuck_s`.
     """
     limits = PoolLimits(
         size=pool_size,
@@ -305,9 +347,9 @@ async def open_database(
         release_timeout_s=release_timeout_s,
     )
     pool = Pool(dsn, password, limits)
-    async with open_bridge() as bridge:
+    async with open_bridge(stuck_s=stuck_s) as bridge:
         try:
             yield Database(bridge, pool)
         finally:
-            with trio.CancelScope(shield=True), suppress(BridgeDied):
-                await bridge.run(pool.close)
+            with trio.CancelScope(shield=True):
+                await bridge.run_last(pool.close)

@@ -8,6 +8,7 @@ a daemon's death is waited for, never killed.
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 from collections.abc import AsyncGenerator, Generator, Sequence
@@ -53,6 +54,8 @@ _LONGEST_PAUSE_S = 10.0
 _SYNC_IO_MAJOR = 18
 _IN_CLOSE_WRITE = 0x8
 _LOOK_AGAIN_S = 0.02
+# An error of a statement may quote a value, and thereby an agent; these are the server's own.
+_OF_THE_SERVER = re.compile(r"\d{4}-\d\d-\d\d [^][]+ \[\d+\] (?:LOG|FATAL|PANIC): ")
 
 
 @dataclass(slots=True)
@@ -224,9 +227,8 @@ class _Cluster:
         """Start the server again whenever it ends on its own; until cancelled."""
         while self._process is not None and self._runner is not None:
             status = await ended(self._process)
-            log.error(
-                "postgres.died", server_pid=server.pid, status=status, said=self._journal.tail()
-            )
+            said = self._journal.tail(_OF_THE_SERVER)
+            log.error("postgres.died", server_pid=server.pid, status=status, said=said)
             pause_s = _FIRST_PAUSE_S
             while True:
                 # Its sessions notice its death by themselves; a new server refuses to start

@@ -6,6 +6,7 @@ the daemon alone, and sees none of the daemon's environment.
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -68,12 +69,16 @@ class Journal:
         self._from = os.fstat(log).st_size
         return log
 
-    def tail(self) -> str:
-        """The last lines since `open`, on one line; empty where there are none."""
+    def tail(self, only: re.Pattern[str] | None = None) -> str:
+        """The last lines since `open`, on one line; empty where there are none.
+
+        `only`: those alone that begin so.
+        """
         with suppress(OSError), self.path.open("rb") as log:
             end = log.seek(0, os.SEEK_END)
             log.seek(max(self._from, end - _TAIL_BYTES))
             lines = log.read().decode(errors="replace").split("\n")
+            lines = [line for line in lines if only is None or only.match(line)]
             return " | ".join([line.strip() for line in lines if line.strip()][-_TAIL_LINES:])
         return ""
 

@@ -68,17 +68,23 @@ on conflict (shard, agent_id, run_id) do update set
     where known.epoch = 0
 """
 
+# States come here and with the record: the latest word wins by its own time, whoever brings it.
 SAVE_RUNS = """
 update custosd.runs as known set
-    thread = told.thread, transcript_key = told.transcript_key, path = told.path,
-    state = told.state, steps = told.steps, grown_utc = told.grown_utc,
+    thread = coalesce(nullif(told.thread, ''), known.thread),
+    transcript_key = told.transcript_key, path = told.path,
+    state = case when told.state_utc >= coalesce(known.state_utc, '-infinity')
+        then told.state else known.state end,
+    state_utc = greatest(known.state_utc, told.state_utc),
+    steps = told.steps, grown_utc = told.grown_utc,
     seen_utc = least(known.seen_utc, told.seen_utc),
     end_reason = told.end_reason,
     ended_utc = case when told.end_reason is null then null else told.grown_utc end
 from unnest($1::smallint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
-            $7::text[], $8::bigint[], $9::timestamptz[], $10::timestamptz[], $11::text[])
-    as told (shard, agent_id, run_id, thread, transcript_key, path, state, steps, seen_utc,
-             grown_utc, end_reason)
+            $7::text[], $8::timestamptz[], $9::bigint[], $10::timestamptz[],
+            $11::timestamptz[], $12::text[])
+    as told (shard, agent_id, run_id, thread, transcript_key, path, state, state_utc, steps,
+             seen_utc, grown_utc, end_reason)
 where known.shard = told.shard and known.agent_id = told.agent_id
     and known.run_id = told.run_id
 """
@@ -217,14 +223,16 @@ RESTORE_TRANSCRIPTS = """
 select key, path, format, session, agent, byte_offset, cursor from custosd.transcripts
 """
 
-READ_TRAJECTORIES = f"""
-select agent.agent_id, trajectory.fold
-from unnest($1::smallint[], $2::text[]) as agent (shard, agent_id)
-cross join lateral ({_LATEST_RUN}) as run
-join custosd.trajectories as trajectory
-    on trajectory.shard = run.shard and trajectory.agent_id = run.agent_id
-    and trajectory.run_id = run.run_id
-"""  # noqa: S608 - constant parts
+READ_TRAJECTORIES = """
+select asked.agent_id, asked.run_id, trajectory.fold
+from unnest($1::smallint[], $2::text[], $3::text[]) as asked (shard, agent_id, run_id)
+cross join lateral (
+    select fold from custosd.trajectories as kept
+    where kept.shard = asked.shard and kept.agent_id = asked.agent_id
+        and kept.run_id = asked.run_id
+    limit 1
+) as trajectory
+"""
 
 READ_VERDICTS = f"""
 select agent.agent_id, verdict.run_id, {_VERDICT}

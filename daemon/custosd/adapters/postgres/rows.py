@@ -5,7 +5,7 @@ a row that this version cannot understand is None (`adapters.encoding`, law 2).
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -85,8 +85,8 @@ def progress_columns(batch: Sequence[Progress]) -> ProgressColumns:
         for run in progress.runs:
             told = agents.setdefault(run.ref.agent, AgentMention())
             told.told(at.format, run.parent, run.seen_utc)
-            place = runs[run.ref][0] if run.ref in runs else len(runs)
-            runs[run.ref] = (place, run, at)
+            place, last = runs[run.ref][:2] if run.ref in runs else (len(runs), run)
+            runs[run.ref] = (place, _last_word(last, run), at)
     rows = sorted(((_key(ref), *rest) for ref, rest in runs.items()), key=lambda row: row[0])
     return ProgressColumns(
         transcripts=columns(sorted(positions.values())),
@@ -115,6 +115,14 @@ def agent_columns(agents: dict[AgentId, AgentMention]) -> Columns:
     )
 
 
+def _last_word(before: RunProgress, after: RunProgress) -> RunProgress:
+    """`after`, but a thread once told stays, and so does a state that holds since later."""
+    after = after if after.thread else replace(after, thread=before.thread)
+    if after.state_utc >= before.state_utc:
+        return after
+    return replace(after, state=before.state, state_utc=before.state_utc)
+
+
 def _position_row(at: TranscriptPosition, grown_utc: datetime | None) -> Row:
     return (
         shard_of(AgentId(at.key)),
@@ -136,6 +144,7 @@ def _run_row(key: Row, run: RunProgress, at: TranscriptPosition) -> Row:
         storable(at.key),
         storable(at.path),
         run.state.value,
+        run.state_utc,
         run.digest.steps,
         run.seen_utc,
         run.grown_utc,

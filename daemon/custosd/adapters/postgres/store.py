@@ -59,9 +59,9 @@ class PostgresStore:
             return
         await self._database.unit(_save_progress, batch)
 
-    async def trajectories(self, agents: Collection[AgentId]) -> Mapping[AgentId, bytes]:
-        """The encoded folds of the latest runs of these agents, where there are any."""
-        return await self._database.unit(_trajectories, agents, tx=False)
+    async def trajectories(self, refs: Collection[AgentRef]) -> Mapping[AgentRef, bytes]:
+        """The encoded folds of exactly these runs, where there are any."""
+        return await self._database.unit(_trajectories, refs, tx=False)
 
     async def record(self, entries: Sequence[Entry]) -> None:
         """Append to the record; a bad entry refuses the whole batch, and is named."""
@@ -168,9 +168,14 @@ async def _record(conn: Connection, entries: Sequence[Entry]) -> None:
         await conn.execute(queries.RECORD_CHANGES, *told.changes)
 
 
-async def _trajectories(conn: Connection, agents: Collection[AgentId]) -> dict[AgentId, bytes]:
-    found = await conn.fetch(queries.READ_TRAJECTORIES, *_keys(agents))
-    return {AgentId(original(row["agent_id"])): row["fold"] for row in found}
+async def _trajectories(conn: Connection, refs: Collection[AgentRef]) -> dict[AgentRef, bytes]:
+    shards, agents = _keys([ref.agent for ref in refs])
+    runs = [storable(ref.run) for ref in refs]
+    found = await conn.fetch(queries.READ_TRAJECTORIES, shards, agents, runs)
+    return {
+        AgentRef(AgentId(original(row["agent_id"])), RunId(original(row["run_id"]))): row["fold"]
+        for row in found
+    }
 
 
 async def _recent_verdicts(

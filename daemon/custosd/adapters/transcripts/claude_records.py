@@ -100,6 +100,8 @@ class StructuredResult(msgspec.Struct, gc=False):
 
 
 _decoder = msgspec.json.Decoder(_Strict)
+# Not used itself: with it `convert` knows the type before several threads ask at once.
+_loose_decoder = msgspec.json.Decoder(ClaudeRecord)
 _structured_decoder = msgspec.json.Decoder(StructuredResult)
 _NOT_STRUCTURED = StructuredResult()
 

@@ -108,6 +108,8 @@ def walk(
             with os.scandir(here) as entries:
                 for entry in entries:
                     if _is_folder(entry):
+                        if folder.wants(entry.path):
+                            tell(Incident(IncidentKind.NOT_A_FILE, quoted(entry.path)))
                         _descend(entry, folder, stack, tell)
                     elif found := _found(entry, folder, tell):
                         yield found

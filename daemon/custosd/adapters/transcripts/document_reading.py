@@ -21,6 +21,9 @@ from custosd.core.transcript import TranscriptEvent
 PATIENCE = 3
 """How many changes in a row may leave a document garbled before it is told."""
 
+# Made once, not by the first thread that needs it: see `LineFormat.stored`.
+_rereadings = msgspec.msgpack.Decoder(Rereading)
+
 
 def read_document(
     fd: int, cursor: Cursor, size: int, fmt: DocumentFormat, limits: ReadLimits, told: Told
@@ -58,7 +61,7 @@ def rereading_of(cursor: Cursor) -> Rereading:
     if not cursor.state:
         return Rereading()
     try:
-        return msgspec.msgpack.decode(cursor.state, type=Rereading)
+        return _rereadings.decode(cursor.state)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return Rereading(told=0, chain="outdated")  # no chain is this: it rewinds
 

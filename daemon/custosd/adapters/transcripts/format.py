@@ -54,6 +54,12 @@ class LineFormat(Generic[S]):
     state_type: type[S]
     read: Callable[[str, S], Sequence[TranscriptEvent]]
     settle: Callable[[S], Sequence[TranscriptEvent]]
+    stored: msgspec.msgpack.Decoder[S] = field(init=False, compare=False, repr=False)
+    """Reads a state back. Made here, for the whole process: msgspec learns a type when it
+    first meets it, and a second thread that meets it meanwhile crashes the interpreter."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stored", msgspec.msgpack.Decoder(self.state_type))
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,6 +196,6 @@ def _state_of(fmt: LineFormat[Any], stored: bytes) -> Any:
     if not stored:
         return fmt.state()
     try:
-        return msgspec.msgpack.decode(stored, type=fmt.state_type)
+        return fmt.stored.decode(stored)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StateOutdated(fmt.name) from error

@@ -104,10 +104,16 @@ def read_growth(
         return _refusal(cursor, told)
 
 
-def read_whole(path: str, formats: Formats, limits: ReadLimits) -> Reading:
+def read_whole(
+    path: str,
+    formats: Formats,
+    limits: ReadLimits,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Reading:
     """Read a file that will not grow: all of it, its last line, and what is held back.
 
     A person named it, so it may be a link; its format may still go by the name given.
+    `advance` is told after each chunk how many bytes have been read so far.
     """
     real = os.path.realpath(path)
     cursor = Cursor(path=os.fsencode(path), key=quoted(path))
@@ -120,6 +126,7 @@ def read_whole(path: str, formats: Formats, limits: ReadLimits) -> Reading:
         events += reading.events
         incidents += reading.incidents
         cursor = reading.cursor
+        advance(_end_of(cursor))
         if not reading.more:
             break
     fmt = formats.named(cursor.format) if cursor.format else None
