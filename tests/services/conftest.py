@@ -31,7 +31,12 @@ def opened(session: str, goal: str = "Fix the parser", thread: str = "") -> list
 def step(
     n: int, action: str = "ls", observation: str = "a.py", thread: str = "", **fields: object
 ) -> Acted:
-    given = {"kind": StepKind.RUN, "result": Result.OK, "verb": action.split()[0], **fields}
+    given = {
+        "kind": StepKind.RUN,
+        "result": Result.OK,
+        "verb": action.split(maxsplit=1)[0],
+        **fields,
+    }
     return Acted(
         thread,
         Step(

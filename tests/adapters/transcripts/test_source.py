@@ -470,7 +470,7 @@ async def test_an_idle_source_is_asleep(
         wakes: list[float] = []
 
         class Wakes(trio.abc.Instrument):
-            def task_scheduled(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002 trio's
+            def task_scheduled(self, task: trio.lowlevel.Task) -> None:
                 wakes.append(trio.current_time())
 
         trio.lowlevel.add_instrument(instrument := Wakes())
