@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test check bench bench-detectors lock clean help
+.PHONY: run test test-kills check bench bench-detectors lock clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -22,6 +22,9 @@ run: $(READY) ## start the daemon on its embedded database, with the demonstrati
 
 test: $(READY) ## all tests
 	$(BIN)/python -m pytest
+
+test-kills: $(READY) ## kill -9 at 50 random moments of ingestion
+	CUSTOSD_KILLS=50 $(BIN)/python -m pytest -s tests/end_to_end/test_kill.py
 
 check: $(READY) ## style, types, layers
 	$(BIN)/ruff check

@@ -228,9 +228,10 @@ class ContextSource(Protocol):
     """Where the guardian finds what a judge should know beside the trajectory."""
 
     async def part(self, name: str, agent: AgentView) -> ContextPart:
-        """One part: "transcript_tail" or "changed_files". Never raises for missing data:
+        """One part: "transcript_tail" or "changed_files".
 
-        a part that cannot be had comes back absent, with the reason.
+        Never raises for missing data: a part that cannot be had comes back absent, with
+        the reason.
         """
         ...
 
