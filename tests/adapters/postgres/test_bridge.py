@@ -150,8 +150,11 @@ async def test_a_cancelled_caller_waits_for_the_tasks_clean_up() -> None:
 def release() -> Iterator[threading.Event]:
     """What a stuck thread waits for; set at the end, so that it ends."""
     event = threading.Event()
+    before = set(threading.enumerate())
     yield event
     event.set()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(30)
 
 
 async def test_a_stuck_thread_holds_up_neither_the_cancelled_nor_the_end(
@@ -175,24 +178,37 @@ async def test_a_stuck_thread_holds_up_neither_the_cancelled_nor_the_end(
     ]
 
 
-async def test_a_database_closes_beside_a_stuck_thread(
-    release: threading.Event, postgres_server: EmbeddedServer
-) -> None:
-    running = trio.Event()
-    say = tell(running)
+STUCK = """
+import sys, threading, trio
+from custosd.adapters.postgres.bridge import open_database
 
-    async def stuck(_conn: Connection) -> None:
-        say()
-        release.wait()
+async def main():
+    running, token = trio.Event(), trio.lowlevel.current_trio_token()
+
+    async def stuck(_conn):
+        token.run_sync_soon(running.set)
+        threading.Event().wait()
 
     with trio.fail_after(20):
-        async with (
-            open_database(postgres_server.dsn, stuck_s=0.05) as database,
-            trio.open_nursery() as nursery,
-        ):
-            nursery.start_soon(database.unit, stuck)
-            await running.wait()
-            nursery.cancel_scope.cancel()
+        async with open_database(sys.argv[1], stuck_s=0.05) as database:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(database.unit, stuck)
+                await running.wait()
+                nursery.cancel_scope.cancel()
+    print("closed", flush=True)
+
+trio.run(main)
+"""
+
+
+async def test_a_database_closes_beside_a_stuck_thread(postgres_server: EmbeddedServer) -> None:
+    """In a process of its own: what the stuck thread holds goes with the process."""
+    done = await trio.run_process(
+        [sys.executable, "-W", "ignore::ResourceWarning", "-c", STUCK, postgres_server.dsn],
+        capture_stdout=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3] / "daemon")},
+    )
+    assert done.stdout.splitlines()[-1] == b"closed"
 
 
 async def test_a_task_that_ends_all_the_same_returns_its_value_to_the_cancelled() -> None:
