@@ -11,9 +11,17 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Protocol
 
+from custosd.core.acts import ActAnswer, ActRequest
 from custosd.core.agents import AgentId, AgentRef, AgentState
+from custosd.core.beats import Beat, Refusal
+from custosd.core.evidence import Exit, Observation, ProcessIdentity, Source
 from custosd.core.facts import Entry
+from custosd.core.holds import Hold, HoldKind
+from custosd.core.lives import LifeRecord
+from custosd.core.restarts import Restart
 from custosd.core.signals import Signal
+from custosd.core.steering import Intervention, InterventionState, Letter, Receipt
+from custosd.core.tokens import Token
 from custosd.core.trajectory import Trajectory, TrajectoryDigest
 from custosd.core.transcript import TranscriptEvent, Usage
 from custosd.core.verdicts import Judgement, Verdict
@@ -288,4 +296,251 @@ class TrajectoryCodec(Protocol):
 
     def decode(self, data: bytes) -> Trajectory:
         """The fold, ready to go on; raises `StoreRefused` for bytes of another version."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A right to act, until it runs out. `fence` grows with each new owner."""
+
+    name: str
+    owner: str
+    fence: int
+    expires_utc: datetime
+
+
+class ActionStore(Protocol):
+    """What is written before, and about, what the daemon does to agents.
+
+    As `Store`: one unit of work a method, all or nothing, harmless to repeat; the same
+    errors. Whoever acts writes here first, and acts only when that has returned.
+    """
+
+    async def lives(self) -> tuple[LifeRecord, ...]:
+        """Every life that is remembered."""
+        ...
+
+    async def save_lives(self, lives: Sequence[LifeRecord]) -> None:
+        """Store lives, in one statement. A stored epoch or sequence never goes back."""
+        ...
+
+    async def intend_restart(self, restart: Restart) -> Restart | None:
+        """Write the intent, and give it the agent's next epoch; return it as stored.
+
+        `next_epoch` is given here: one more than any the agent ever had. Repeating one that
+        is stored (same id) returns it as it stands. None: another restart of the agent is
+        open, or one of the same key was intended before.
+        """
+        ...
+
+    async def save_restart(self, restart: Restart) -> bool:
+        """Store a restart and its steps as they stand; False: the fence was overtaken.
+
+        Only a restart that has not ended can change, and only under its stored fence or a
+        higher one.
+        """
+        ...
+
+    async def restarts(self, since_utc: datetime) -> tuple[Restart, ...]:
+        """All restarts that are open, and those intended since, oldest first."""
+        ...
+
+    async def propose(self, intervention: Intervention) -> bool:
+        """Store a new intervention; False: one with its id or (agent, key) is there already."""
+        ...
+
+    async def save_intervention(
+        self, intervention: Intervention, before: InterventionState
+    ) -> bool:
+        """Store it as it stands, if its stored state is `before`; False: it is another by now."""
+        ...
+
+    async def interventions(self, since_utc: datetime) -> tuple[Intervention, ...]:
+        """All interventions that are open, and those proposed since, oldest first."""
+        ...
+
+    async def place_hold(self, hold: Hold) -> None:
+        """Place a hold; one of the same key is replaced."""
+        ...
+
+    async def lift_hold(self, kind: HoldKind, subject: str) -> bool:
+        """Lift a hold; False: there is none."""
+        ...
+
+    async def holds(self) -> tuple[Hold, ...]:
+        """All holds, whether they have run out or not."""
+        ...
+
+    async def take_lease(self, name: str, owner: str, ttl_s: float) -> Lease | None:
+        """Take or renew a lease, by the store's clock; None: somebody else has it.
+
+        The owner's fence stays while it renews in time; after a lapse, and for a new
+        owner, it is one higher.
+        """
+        ...
+
+    async def release_lease(self, name: str, owner: str) -> None:
+        """Give a lease back, if it is this owner's; its fence is remembered."""
+        ...
+
+    async def tokens(self) -> tuple[Token, ...]:
+        """All tokens that have not been revoked; secrets only as hashes."""
+        ...
+
+    async def save_token(self, token: Token) -> None:
+        """Store a token that was issued."""
+        ...
+
+    async def revoke_token(self, token_id: str) -> bool:
+        """Take a token away for good; False: there is none."""
+        ...
+
+
+class Prober(Protocol):
+    """Looks at an agent from outside, by several kinds of sources that do not fail together.
+
+    Never raises for what cannot be seen: that is an `Observation` of value UNKNOWN. Bounded in
+    time by the caller; may be cancelled.
+    """
+
+    async def probe(
+        self, agent: AgentId, process: ProcessIdentity | None, sources: frozenset[Source]
+    ) -> tuple[Observation, ...]:
+        """One observation for each of these sources that this agent has."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """The end of a process that was watched: seen, not inferred."""
+
+    agent: AgentId
+    process: ProcessIdentity
+    exit: Exit | None = None
+
+
+class ProcessWatch(Protocol):
+    """Tells of the end of processes the moment it happens."""
+
+    def watch(self, agent: AgentId, process: ProcessIdentity) -> bool:
+        """Watch this process for this agent, instead of an earlier one of it.
+
+        One that is gone already is told of at once. False: it cannot be watched (no
+        descriptors left, no kernel support); probes must do then.
+        """
+        ...
+
+    def forget(self, agent: AgentId) -> None:
+        """Watch no process of this agent any more."""
+        ...
+
+    async def next_deaths(self) -> Sequence[Death]:
+        """Wait until a process ended; each end once. A cancelled wait loses nothing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """What a new incarnation is told of the work of the last one."""
+
+    agent: AgentId
+    epoch: int
+    cause: str
+    summary: str = ""
+    goal: str = ""
+    task: str = ""
+    constraints: tuple[str, ...] = ()
+
+
+class AgentControl(Protocol):
+    """How one agent is stopped and started. All of it may be repeated without harm.
+
+    Each method is bounded by its adapter's own timeout. Raises `ControlError` when it could
+    not be done, or it is not known whether it was.
+    """
+
+    async def sight(self) -> Observation:
+        """Whether the agent's process is there (OK), gone (BAD), or that is not known."""
+        ...
+
+    async def interrupt(self) -> None:
+        """Ask the agent to leave off what it does, and stay; nothing where there is no way."""
+        ...
+
+    async def stop(self) -> None:
+        """Ask the agent to end; returns without waiting for it."""
+        ...
+
+    async def kill(self) -> None:
+        """End the agent, whatever it does, with everything it started."""
+        ...
+
+    async def spawn(self, key: str, hand_over: HandOver) -> None:
+        """Start the incarnation `hand_over.epoch`; returns when it is on its way.
+
+        It finds CUSTOSD_AGENT, CUSTOSD_EPOCH and CUSTOSD_HANDOVER (a file, JSON) in its
+        environment. Of one `key` at most one is started, also when this is repeated.
+        """
+        ...
+
+
+class SteeringChannel(Protocol):
+    """How one agent is told something. Raises `ChannelError`: not told, and why."""
+
+    @property
+    def name(self) -> str:
+        """How it is called in facts: "inbox", "http", "command", "tmux"."""
+        ...
+
+    async def deliver(self, letter: Letter) -> Receipt:
+        """Bring a letter to where the agent reads it, once, whoever often this is repeated."""
+        ...
+
+    async def receipts(self, ids: Collection[str]) -> Sequence[Receipt]:
+        """What has been proved of letters delivered earlier, since."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What a person is told: one line, and facts for programs. No agent text."""
+
+    concern: str
+    kind: str
+    agent: str
+    text: str
+    resolved: bool
+    at_utc: datetime
+
+
+class Notifier(Protocol):
+    """How a person is told. Raises `NotifyError` when it did not arrive."""
+
+    @property
+    def name(self) -> str:
+        """The way, as it is called in facts."""
+        ...
+
+    async def notify(self, notice: Notice) -> None:
+        """Tell it; returns when it has been taken over by the other side."""
+        ...
+
+
+class BeatDoor(Protocol):
+    """What the doors for beats hand over to. Never waits."""
+
+    def offer(self, beat: Beat, door: str) -> Refusal | None:
+        """Let a beat in, or say why not. Whether it is forged was looked at by the door."""
+        ...
+
+    def refuse(self, refusal: Refusal, agent: AgentId | None = None) -> None:
+        """Count what was refused at the door already."""
+        ...
+
+
+class ActDoor(Protocol):
+    """What the doors for acts hand over to."""
+
+    async def perform(self, request: ActRequest) -> ActAnswer:
+        """Do it, or say why not. Never raises for a bad request; bounded in time."""
         ...

@@ -48,3 +48,31 @@ class StoreRefused(StoreError):
     def __init__(self, message: str, *, sqlstate: str = "", constraint: str = "") -> None:
         super().__init__(message, sqlstate=sqlstate)
         self.constraint = constraint
+
+
+class ControlError(CustosdError):
+    """An agent could not be stopped or started, or it is not known whether it was.
+
+    `reason` is a short snake-case code.
+    """
+
+    def __init__(self, reason: str, message: str = "") -> None:
+        super().__init__(message or reason)
+        self.reason = reason
+
+
+class ChannelError(CustosdError):
+    """A letter did not arrive. `retry`: it may later; `reason` is a short snake-case code."""
+
+    def __init__(self, reason: str, message: str = "", *, retry: bool = False) -> None:
+        super().__init__(message or reason)
+        self.reason = reason
+        self.retry = retry
+
+
+class NotifyError(CustosdError):
+    """A person could not be told. `reason` is a short snake-case code."""
+
+    def __init__(self, reason: str, message: str = "") -> None:
+        super().__init__(message or reason)
+        self.reason = reason

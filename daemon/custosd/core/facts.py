@@ -11,7 +11,13 @@ Laws:
 from dataclasses import dataclass
 from datetime import datetime
 
+from custosd.core.acts import Act, ActOutcome
 from custosd.core.agents import AgentId, AgentRef, AgentState
+from custosd.core.beats import Refusal
+from custosd.core.evidence import Condition, Evidence, Value
+from custosd.core.holds import Hold, HoldKind
+from custosd.core.restarts import Cause, RestartState, RestartStep, StepState
+from custosd.core.steering import InterventionState
 from custosd.core.trajectory import TrajectoryDigest
 from custosd.core.verdicts import Standing, Verdict
 
@@ -123,6 +129,177 @@ class FactsDropped:
     count: int
 
 
+@dataclass(frozen=True, slots=True)
+class LifeChanged:
+    """An agent's life changed its state or its condition, on this evidence."""
+
+    agent: AgentId
+    epoch: int
+    before: AgentState
+    after: AgentState
+    condition: Condition
+    value: Value
+    reason: str
+    evidence: tuple[Evidence, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BeatMissed:
+    """An agent was not heard for so many of its intervals; told once for each rung."""
+
+    agent: AgentId
+    epoch: int
+    misses: int
+    silent_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class BeatsRefused:
+    """So many beats were not let in since the last time this was told; `agent` if known."""
+
+    refusal: Refusal
+    count: int
+    agent: AgentId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BeatsSuperseded:
+    """So many beats gave way to a newer one of their agent before they were looked at."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class AmnestyGranted:
+    """We could not have heard: no silence counts until a full deadline from here on."""
+
+    reason: str
+    gap_s: float
+    grace_s: float
+    agents: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestartChanged:
+    """A restart was intended, began, or ended."""
+
+    restart_id: str
+    agent: AgentId
+    epoch: int
+    next_epoch: int
+    state: RestartState
+    cause: Cause
+    requested_by: str
+    reason: str = ""
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RestartStepped:
+    """One step of a restart ended, so."""
+
+    restart_id: str
+    agent: AgentId
+    step: RestartStep
+    attempt: int
+    state: StepState
+    result: str
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RestartWithheld:
+    """An agent is known to need a restart and does not get one now; told once a reason.
+
+    `until_s` is in how many seconds it will be looked at again, if that is known.
+    """
+
+    agent: AgentId
+    epoch: int
+    cause: Cause
+    why: str
+    until_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Escalated:
+    """A person is needed: `concern` is its id until it is resolved ("quarantine:builder-1")."""
+
+    concern: str
+    kind: str
+    agent: AgentId | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConcernResolved:
+    """What had been escalated is over."""
+
+    concern: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notified:
+    """A person was told of a concern, or of its end, by this way; `failure` "" if it arrived."""
+
+    concern: str
+    way: str
+    resolved: bool
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HoldPlaced:
+    """Something is held from now on."""
+
+    hold: Hold
+
+
+@dataclass(frozen=True, slots=True)
+class HoldLifted:
+    """A hold was lifted, or ran out (`by` "time")."""
+
+    kind: HoldKind
+    subject: str
+    by: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InterventionChanged:
+    """A steering message went on in its life. Its text is in the store, not here."""
+
+    id: str
+    agent: AgentId
+    before: InterventionState | None
+    after: InterventionState
+    by: str
+    reason: str = ""
+    hold_out: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ActPerformed:
+    """Somebody asked for an act; this is who, and what came of it."""
+
+    act: Act
+    author: str
+    subject: str
+    outcome: ActOutcome
+    dry_run: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigReloaded:
+    """The configuration was read again: these keys hold from now on, these after a restart."""
+
+    changed: tuple[str, ...]
+    after_restart: tuple[str, ...] = ()
+    failure: str = ""
+
+
 Fact = (
     DaemonStarted
     | DaemonStopped
@@ -136,6 +313,22 @@ Fact = (
     | SourceTroubled
     | SweepFinished
     | FactsDropped
+    | LifeChanged
+    | BeatMissed
+    | BeatsRefused
+    | BeatsSuperseded
+    | AmnestyGranted
+    | RestartChanged
+    | RestartStepped
+    | RestartWithheld
+    | Escalated
+    | ConcernResolved
+    | Notified
+    | HoldPlaced
+    | HoldLifted
+    | InterventionChanged
+    | ActPerformed
+    | ConfigReloaded
 )
 
 

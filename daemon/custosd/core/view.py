@@ -7,7 +7,7 @@ Laws:
 2. Cost of a batch: one shallow copy of the table of agents plus the batch itself.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
@@ -16,13 +16,23 @@ from custosd.core.agents import TRANSITIONS, AgentId, AgentRef, AgentState
 from custosd.core.facts import (
     AgentForgotten,
     AgentSeen,
+    ConcernResolved,
     Entry,
+    Escalated,
+    Fact,
+    HoldLifted,
+    HoldPlaced,
+    LifeChanged,
+    RestartChanged,
     StandingChanged,
     StateChanged,
     SweepFinished,
     TrajectoryAdvanced,
     VerdictReached,
 )
+from custosd.core.holds import Hold, HoldKind
+from custosd.core.lives import LifeView
+from custosd.core.restarts import ENDED
 from custosd.core.trajectory import TrajectoryDigest
 from custosd.core.verdicts import Standing, Verdict
 
@@ -44,6 +54,76 @@ class AgentView:
 
 
 @dataclass(frozen=True, slots=True)
+class Concern:
+    """What a person was asked to look at, and has not been resolved yet."""
+
+    id: str
+    kind: str
+    agent: AgentId | None
+    reason: str
+    since_utc: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    """The acting half: lives, restarts under way, holds and concerns, by agent, key and id.
+
+    Apart from the agents' table, and shared by views between which none of it changed.
+    """
+
+    lives: Mapping[AgentId, LifeView] = field(default_factory=lambda: MappingProxyType({}))
+    restarting: Mapping[AgentId, RestartChanged] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    holds: Mapping[tuple[HoldKind, str], Hold] = field(default_factory=lambda: MappingProxyType({}))
+    concerns: Mapping[str, Concern] = field(default_factory=lambda: MappingProxyType({}))
+
+    def after(self, told: Sequence[tuple[datetime, Fact]]) -> "Hands":
+        """What follows when these facts have happened."""
+        lives, restarting = dict(self.lives), dict(self.restarting)
+        holds, concerns = dict(self.holds), dict(self.concerns)
+        for at_utc, fact in told:
+            match fact:
+                case LifeChanged():
+                    lives[fact.agent] = LifeView(
+                        fact.agent,
+                        fact.epoch,
+                        fact.after,
+                        fact.condition,
+                        fact.value,
+                        fact.reason,
+                        at_utc,
+                        fact.evidence,
+                    )
+                case RestartChanged():
+                    restarting.pop(fact.agent, None)
+                    if fact.state not in ENDED:
+                        restarting[fact.agent] = fact
+                case HoldPlaced(hold=hold):
+                    holds[hold.key] = hold
+                case HoldLifted():
+                    holds.pop((fact.kind, fact.subject), None)
+                case Escalated():
+                    concerns.setdefault(
+                        fact.concern,
+                        Concern(fact.concern, fact.kind, fact.agent, fact.reason, at_utc),
+                    )
+                case ConcernResolved():
+                    concerns.pop(fact.concern, None)
+                case _:
+                    pass
+        return Hands(
+            MappingProxyType(lives),
+            MappingProxyType(restarting),
+            MappingProxyType(holds),
+            MappingProxyType(concerns),
+        )
+
+
+_FOR_HANDS = (LifeChanged, RestartChanged, HoldPlaced, HoldLifted, Escalated, ConcernResolved)
+
+
+@dataclass(frozen=True, slots=True)
 class FleetView:
     """All agents, by id, and the last sweep. `version` grows by one a batch."""
 
@@ -52,17 +132,23 @@ class FleetView:
     last_sweep_utc: datetime | None = None
     sweeps: int = 0
     version: int = 0
+    hands: Hands = field(default_factory=Hands)
 
     def after(self, entries: Iterable[Entry]) -> "FleetView":
         """The view that follows when these facts, in this order, have happened."""
         agents = dict(self.agents)
         sweep, sweep_utc, sweeps = self.last_sweep, self.last_sweep_utc, self.sweeps
+        for_hands: list[tuple[datetime, Fact]] = []
         for entry in entries:
             if isinstance(entry.fact, SweepFinished):
                 sweep, sweep_utc, sweeps = entry.fact, entry.at_utc, sweeps + 1
+            elif isinstance(entry.fact, _FOR_HANDS):
+                for_hands.append((entry.at_utc, entry.fact))
             else:
                 _apply(agents, entry)
-        return FleetView(MappingProxyType(agents), sweep, sweep_utc, sweeps, self.version + 1)
+        hands = self.hands.after(for_hands) if for_hands else self.hands
+        version = self.version + 1
+        return FleetView(MappingProxyType(agents), sweep, sweep_utc, sweeps, version, hands)
 
 
 def _apply(agents: dict[AgentId, AgentView], entry: Entry) -> None:

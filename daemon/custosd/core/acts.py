@@ -1,0 +1,68 @@
+"""Acts: what a person, or a program with a token, may ask the running daemon to do."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+
+class Act(StrEnum):
+    """What can be asked for. The first two only tell; the others change something."""
+
+    WHY = "why"
+    FORECAST = "forecast"
+    STEER = "steer"
+    APPROVE = "approve"
+    REJECT = "reject"
+    RESTART = "restart"
+    QUARANTINE = "quarantine"
+    RELEASE = "release"
+    PAUSE = "pause"
+    RESUME = "resume"
+    ESTOP = "estop"
+    THAW = "thaw"
+    SILENCE = "silence"
+    ACK = "ack"
+    RELOAD = "reload"
+
+
+TELLING = frozenset({Act.WHY, Act.FORECAST})
+"""Acts that change nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActRequest:
+    """One request.
+
+    `author` is who asks, as the door found out: "uid:1000 (ada)", "token:ci". `subject` is an agent's id (or a part that only one id has), an
+    intervention's, an incident's or a concern's id, or "fleet"; "" where none is needed.
+    """
+
+    act: Act
+    author: str
+    subject: str = ""
+    text: str = ""
+    arguments: Mapping[str, str | int | float | bool] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    dry_run: bool = False
+
+
+class ActOutcome(StrEnum):
+    """How a request ended."""
+
+    DONE = "done"
+    WOULD_BE_DONE = "would_be_done"
+    NOTHING_TO_DO = "nothing_to_do"
+    REFUSED = "refused"
+    UNKNOWN_SUBJECT = "unknown_subject"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ActAnswer:
+    """What became of a request. `message` is for people, one line; `detail` for programs."""
+
+    outcome: ActOutcome
+    message: str
+    detail: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
