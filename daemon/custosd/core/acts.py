@@ -34,8 +34,9 @@ TELLING = frozenset({Act.WHY, Act.FORECAST})
 class ActRequest:
     """One request.
 
-    `author` is who asks, as the door found out: "uid:1000 (ada)", "token:ci". `subject` is an agent's id (or a part that only one id has), an
-    intervention's, an incident's or a concern's id, or "fleet"; "" where none is needed.
+    `author` is who asks, as the door found out: "uid:1000 (ada)", "token:ci". `subject` is
+    the id of an agent (or a part that only one id has), of an intervention, an incident or a
+    concern, or "fleet"; "" where none is needed.
     """
 
     act: Act

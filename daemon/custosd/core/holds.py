@@ -19,7 +19,8 @@ class HoldKind(StrEnum):
     QUARANTINE: no restart, no steering, until released. PAUSE: supervised and never acted
     upon. ESTOP: no act on any agent. SILENCE: no notice about the subject. ACK: a person
     knows; no further notice of this concern. INCIDENT: a common cause; restarts of the
-    agents it names wait (subject: the incident's id).
+    agents it names wait (subject: the incident's id). NOTIFIED: a person was told of this
+    concern, and is not told again until it has been resolved.
     """
 
     QUARANTINE = "quarantine"
@@ -28,6 +29,7 @@ class HoldKind(StrEnum):
     SILENCE = "silence"
     ACK = "ack"
     INCIDENT = "incident"
+    NOTIFIED = "notified"
 
 
 @dataclass(frozen=True, slots=True)
