@@ -1,7 +1,7 @@
 """Growth becomes trajectories, and both are stored at once."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import trio
 import trio.testing
@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from custosd.adapters.codec import MsgpackCodec
 from custosd.adapters.memory import MemoryStore
 from custosd.adapters.scripted_source import ScriptedSource
-from custosd.core.agents import AgentId, AgentRef, AgentState
+from custosd.core.agents import AgentId, AgentRef, AgentState, RunId
 from custosd.core.errors import StoreRefused, StoreUnavailable
 from custosd.core.facts import (
     AgentForgotten,
@@ -24,10 +24,11 @@ from custosd.core.facts import (
 )
 from custosd.core.folds import Folds
 from custosd.core.transcript import Asked, Ended, Opened, RunEnd, Said, TranscriptEvent, Unread
+from custosd.core.view import AgentView
 from custosd.flow.pulse import Pulses
-from custosd.ports import Incident, Progress, Restored, Store
+from custosd.ports import Incident, Progress, Restored, Store, TranscriptPosition
 from custosd.services.ingest import follow_transcripts, store_rest
-from custosd.services.intake import Intake
+from custosd.services.intake import Intake, Named, nobody, renamed
 
 from .conftest import opened, step
 
@@ -44,13 +45,14 @@ class Ingestion:
         store: Store,
         restored: Restored | None = None,
         hot: int = 10,
+        named: Named = nobody,
     ) -> None:
         restored = restored or Restored()
         self.source = ScriptedSource(now_utc, restored.positions)
         facts_in, self._facts = trio.open_memory_channel[Fact](10_000)
         self.folds = Folds(hot)
         self.pulses = Pulses()
-        self.intake = Intake(self.folds, restored, CODEC, now_utc)
+        self.intake = Intake(self.folds, restored, CODEC, now_utc, named)
         nursery.start_soon(
             follow_transcripts, self.source, facts_in, self.intake, store, CODEC, self.pulses
         )
@@ -602,3 +604,55 @@ async def test_a_stop_in_the_middle_of_a_save_stores_it_all_the_same(
         life.cancel_scope.cancel()
     await store_rest(ingestion.intake, store)
     assert await stored_steps(store) == {"scripted:a": 1}
+
+
+async def test_a_transcript_below_an_agents_folder_is_that_agents_whatever_it_calls_itself(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, now_utc: Callable[[], datetime]
+) -> None:
+    store = MemoryStore()
+
+    def named(path: str) -> AgentId | None:
+        return AgentId("builder") if path.startswith("/t/builder/") else None
+
+    ingestion = Ingestion(nursery, now_utc, store, named=named)
+    child = opened("one", "Write the tests", thread="k")[1:]
+    ingestion.source.grow("/t/builder/1", *opened("one"), step(1), *child, step(2, thread="k"))
+    ingestion.source.grow("/t/other/1", *opened("two"), step(1))
+    seen = {f.ref for f in await ingestion.told() if isinstance(f, AgentSeen)}
+    assert {(ref.agent, ref.run) for ref in seen} == {
+        ("builder", "one"),
+        ("builder/k", "one"),
+        ("scripted:two", "two"),
+    }
+
+
+async def test_an_earlier_session_that_is_met_later_is_not_how_the_agent_stands(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, now_utc: Callable[[], datetime]
+) -> None:
+    ingestion = Ingestion(nursery, now_utc, MemoryStore(), named=lambda _: AgentId("builder"))
+    ingestion.source.grow("/t/2", *opened("new"), step(1))
+    await ingestion.told()
+    early = now_utc() - timedelta(days=1)
+    ingestion.source.grow("/t/1", *opened("old"), step(1), grown_utc=early)
+    assert await ingestion.told() == []
+
+
+async def test_a_transcript_that_was_given_to_an_agent_since_is_read_anew() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    views = tuple(
+        AgentView(AgentRef(AgentId(name), RunId("s")), "scripted", path, "", now)
+        for name, path in (("scripted:a", "/t/a"), ("scripted:b", "/t/b"), ("builder/k", "/t/c"))
+    )
+    positions = tuple(
+        TranscriptPosition(view.path, view.path, "scripted", "s", 1, b"") for view in views
+    )
+    before = Restored(views, positions)
+
+    def named(path: str) -> AgentId | None:
+        return AgentId("builder") if path in {"/t/a", "/t/c"} else None
+
+    after = renamed(before, named)
+    assert [position.path for position in after.positions] == ["/t/b", "/t/c"]
+    assert [view.ref.agent for view in after.agents] == ["scripted:b", "builder/k"]
+    gone = renamed(before, lambda _: None)
+    assert [position.path for position in gone.positions] == ["/t/a", "/t/b"]

@@ -33,11 +33,12 @@ class ScriptedSource(TranscriptSource):
         self._tales: dict[str, _Tale] = {p.key: _Tale(told=p.offset) for p in positions}
         self._changed = trio.Event()
 
-    def grow(self, key: str, *events: TranscriptEvent) -> None:
-        """Append events to a transcript."""
+    def grow(self, key: str, *events: TranscriptEvent, grown_utc: datetime | None = None) -> None:
+        """Append events to a transcript, now or when it is said to have grown."""
         tale = self._tales.setdefault(key, _Tale())
         tale.events.extend(events)
         self._touch(tale)
+        tale.grown_utc = grown_utc or tale.grown_utc
 
     def rewrite(self, key: str, *events: TranscriptEvent) -> None:
         """Replace a transcript as a whole."""

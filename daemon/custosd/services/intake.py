@@ -7,6 +7,8 @@ Laws:
    session is a fork, and the fork is an agent of its own: steps are never mixed.
 3. A transcript is named by its first events, and renamed only by a session that the
    agent itself opens in it, or when it is rewritten.
+4. Where the configuration says whose a transcript is, it is that agent's, whatever it calls
+   itself; each of its sessions is a run of the agent, and the one that grew last is present.
 """
 
 import heapq
@@ -93,6 +95,36 @@ class Plan:
         return frozenset(ref for ref, _ in self.told)
 
 
+Named = Callable[[str], AgentId | None]
+"""Whose transcript lies at a path, where the configuration says so."""
+
+
+def nobody(_path: str) -> AgentId | None:
+    """No transcript is anybody's: all are called by the names that they give themselves."""
+    return None
+
+
+def renamed(restored: Restored, named: Named) -> Restored:
+    """What was stored, without transcripts that belong to another agent by now.
+
+    They are read anew from their start, so that no run begins in its middle.
+    """
+
+    def stays(path: str, agent: str) -> bool:
+        owner = named(path)
+        return agent == owner or agent.startswith(f"{owner}/") if owner else ":" in agent
+
+    moved = {
+        view.path for view in restored.agents if view.path and not stays(view.path, view.ref.agent)
+    }
+    if not moved:
+        return restored
+    return Restored(
+        tuple(view for view in restored.agents if view.path not in moved),
+        tuple(position for position in restored.positions if position.path not in moved),
+    )
+
+
 Unsaved = dict[str, tuple[TranscriptPosition, frozenset[AgentRef]]]
 
 
@@ -105,10 +137,12 @@ class Intake:
         restored: Restored,
         codec: TrajectoryCodec,
         now_utc: Callable[[], datetime],
+        named: Named = nobody,
     ) -> None:
         self._folds = folds
         self._codec = codec
         self._now_utc = now_utc
+        self._named = named
         self._names = {p.key: _Name(p.agent, p.session) for p in restored.positions if p.session}
         self._stored_keys = frozenset(self._names)
         self._runs = {
@@ -177,10 +211,11 @@ class Intake:
     def _own(self, position: TranscriptPosition, thread: str) -> AgentRef:
         """The run that a thread of a transcript is, claimed for this transcript."""
         name = self._names[position.key]
-        ref = _reference(position.format, name, thread)
+        owner = self._named(position.path)
+        ref = _reference(owner or position.format, name, thread, owned=owner is not None)
         if self._owners.setdefault(ref, position.key) != position.key:
             fork = _Name("", f"{name.session}~{digest_of(position.key)[:6]}")
-            ref = _reference(position.format, fork, thread)
+            ref = _reference(owner or position.format, fork, thread, owned=owner is not None)
             self._owners[ref] = position.key
         return ref
 
@@ -247,6 +282,9 @@ class Intake:
         parent = self._own(position, "").agent if thread else ""
         now = self._now_utc()
         self._runs[ref] = _Run(ref, thread, parent, now, AgentState.STARTING, now, growth.grown_utc)
+        present = self._runs.get(self._current.get(ref.agent, ref))
+        if present is not None and present.grown_utc > growth.grown_utc:
+            return []  # an earlier session of this agent, met later
         self._current[ref.agent] = ref
         return [AgentSeen(ref, position.format, position.path, parent, now)]
 
@@ -380,8 +418,8 @@ class Intake:
             self._unsaved[key] = (newer, refs | more)
 
 
-def _reference(source_format: str, name: _Name, thread: str) -> AgentRef:
-    main = f"{source_format}:{name.agent or name.session}"
+def _reference(by: str, name: _Name, thread: str, *, owned: bool) -> AgentRef:
+    main = by if owned else f"{by}:{name.agent or name.session}"
     return AgentRef(AgentId(f"{main}/{thread}" if thread else main), RunId(name.session))
 
 
