@@ -37,11 +37,13 @@ def test_the_reference_names_every_key_with_its_default() -> None:
         here: Any = data
         for part in entry.path:
             here = here[part]
-            here = here[0] if isinstance(here, list) and part == "root" else here
+            here = here[0] if isinstance(here, list) and part in {"root", "agent"} else here
         if entry.kind is not None:
             assert here == entry.example
     config = read_config([Source("reference", text.encode())])
-    assert config.model_copy(update={"transcripts": Config().transcripts}) == Config()
+    plain = {"transcripts": Config().transcripts, "agents": ()}
+    assert config.model_copy(update=plain) == Config()
+    assert [agent.id for agent in config.agents] == ["builder-1"]
 
 
 def test_lines_of_the_reference_fit_a_page() -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from custosd.config.agents import AgentSettings
+from custosd.config.kinds import Address, Folders, HttpUrl, Kind, Words
 from custosd.config.section import Section, key_of, kind_of
 from custosd.config.settings import (
     Config,
@@ -95,3 +97,50 @@ def test_the_private_server_keeps_its_data_in_the_state_folder() -> None:
 
 def test_a_home_sign_is_expanded() -> None:
     assert RootSettings(path=Path("~/a")).path == Path.home() / "a"
+
+
+def test_an_agent_needs_what_its_control_and_its_channel_need() -> None:
+    with pytest.raises(ValueError, match=r'unit: expected a value beside control = "systemd"'):
+        AgentSettings(id="a", control="systemd")
+    with pytest.raises(ValueError, match=r'tmux_target: expected a value beside channel = "tmux"'):
+        AgentSettings(id="a", channel="tmux")
+    AgentSettings(id="a", control="systemd", unit="custosd-agent@a.service")
+
+
+def test_two_agents_share_neither_a_name_nor_a_folder_of_transcripts() -> None:
+    with pytest.raises(ValueError, match=r"agent\[1\]\.id: expected an id that no other"):
+        Config(agents=(AgentSettings(id="a"), AgentSettings(id="a")))
+    with pytest.raises(ValueError, match=r"agent\[1\]\.transcripts: expected folders of this"):
+        Config(
+            agents=(
+                AgentSettings(id="a", transcripts=(Path("/x"),)),
+                AgentSettings(id="b", transcripts=(Path("/x/y"),)),
+            )
+        )
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "a/b", "../a", "-a", "a.", "é", "a" * 65, "a\nb"])
+def test_an_agents_name_can_stand_in_a_path_and_in_a_unit(name: str) -> None:
+    with pytest.raises(ValueError, match="id"):
+        AgentSettings(id=name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "bad"),
+    [
+        (HttpUrl(), "ftp://a"),
+        (HttpUrl(), "http://"),
+        (HttpUrl(), "http://ada:secret@host/"),
+        (HttpUrl(), "http://host:99999/"),
+        (Address(), "host"),
+        (Address(), "host:"),
+        (Address(), ":80"),
+        (Address(), "host:70000"),
+        (Words("words", "[]"), "one"),
+        (Words("words", "[]"), ["a", ""]),
+        (Folders(), ["relative"]),
+    ],
+)
+def test_what_is_no_address_no_command_and_no_folder_is_refused(kind: Kind, bad: object) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - the message is the reader's
+        kind.parse(bad)

@@ -412,6 +412,153 @@ class Dsn(Kind):
         return value
 
 
+@dataclass(frozen=True, slots=True)
+class Name(Kind):
+    """A name that may stand in a path, a unit's name and a line of a log; empty if `optional`."""
+
+    what: str
+    optional: bool = False
+
+    @property
+    def form(self) -> str:
+        empty = ", or empty" if self.optional else ""
+        return f"{self.what}: letters, digits, and . _ - between them, at most 64{empty}"
+
+    @property
+    def expected(self) -> str:
+        return f"the {self.form}"
+
+    @property
+    def schema(self) -> Schema:
+        pattern = f"^({_NAME.pattern})?$" if self.optional else f"^{_NAME.pattern}$"
+        return {"type": "string", "pattern": pattern}
+
+    def parse(self, value: object) -> str:
+        if not isinstance(value, str) or not (
+            _NAME.fullmatch(value) or (self.optional and not value)
+        ):
+            raise Refused
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Words(Kind):
+    """A list of texts; what each is, `what` says."""
+
+    what: str
+    example: str
+
+    @property
+    def form(self) -> str:
+        return f"list of {self.what}"
+
+    @property
+    def expected(self) -> str:
+        return f"a list of {self.what}, such as {self.example}"
+
+    @property
+    def schema(self) -> Schema:
+        return {"type": "array", "items": {"type": "string", "minLength": 1}}
+
+    def parse(self, value: object) -> tuple[str, ...]:
+        if not isinstance(value, list | tuple):
+            raise Refused
+        for word in value:
+            if not isinstance(word, str) or not word or "\0" in word:
+                raise Refused
+        return tuple(value)
+
+    def plain(self, value: tuple[str, ...]) -> list[str]:
+        return list(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Folders(Kind):
+    """Absolute paths of folders, ~ expanded; none is a value too."""
+
+    @property
+    def form(self) -> str:
+        return "list of absolute paths of folders (~ is expanded)"
+
+    @property
+    def expected(self) -> str:
+        return 'a list of absolute paths, such as ["~/agents/builder"]'
+
+    @property
+    def schema(self) -> Schema:
+        return {"type": "array", "items": AbsolutePath("folder").schema}
+
+    def parse(self, value: object) -> tuple[Path, ...]:
+        if not isinstance(value, list | tuple):
+            raise Refused
+        paths = tuple(AbsolutePath("folder").parse(part) for part in value)
+        return tuple(path for path in paths if path is not None)
+
+    def plain(self, value: tuple[Path, ...]) -> list[str]:
+        return [str(path) for path in value]
+
+
+@dataclass(frozen=True, slots=True)
+class HttpUrl(Kind):
+    """An http or https URL without a login; empty for none."""
+
+    @property
+    def form(self) -> str:
+        return "http or https URL, or empty"
+
+    @property
+    def expected(self) -> str:
+        return 'a URL such as "http://127.0.0.1:8080/agent", or empty'
+
+    @property
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": "^(https?://.*)?$"}
+
+    def parse(self, value: object) -> str:
+        if not isinstance(value, str) or not value.isprintable():
+            raise Refused
+        if not value:
+            return value
+        try:
+            url = urlsplit(value)
+            port_is_fine = url.port is None or url.port > 0
+        except ValueError as error:
+            raise Refused from error
+        if url.scheme not in {"http", "https"} or not url.hostname or not port_is_fine:
+            raise Refused
+        if url.username is not None or url.password is not None:
+            raise Refused("a login does not belong in a URL: name a file with a token instead")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Address(Kind):
+    """Where to listen: "host:port"; empty for nowhere."""
+
+    @property
+    def form(self) -> str:
+        return "host:port to listen on, or empty"
+
+    @property
+    def expected(self) -> str:
+        return 'an address such as "127.0.0.1:8430" or "[::1]:8430", or empty'
+
+    @property
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": "^(.+:[0-9]{1,5})?$"}
+
+    def parse(self, value: object) -> str:
+        if not isinstance(value, str) or not value.isprintable():
+            raise Refused
+        host, _, port = value.rpartition(":")
+        if value and not (host and port.isascii() and port.isdigit() and int(port) <= 65_535):  # noqa: PLR2004 - the largest port
+            raise Refused
+        return value
+
+
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+
+
 def as_toml(value: object) -> str:
     """A plain value (text, number, truth, list of these) as TOML, whole."""
     match value:

@@ -11,6 +11,14 @@ from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
+from custosd.config.acting import (
+    AlertSettings,
+    DoorSettings,
+    LivenessSettings,
+    RestartSettings,
+    SteeringSettings,
+)
+from custosd.config.agents import AgentSettings, twins
 from custosd.config.kinds import (
     AbsolutePath,
     Amount,
@@ -438,11 +446,18 @@ class Config(Section):
     transcripts: TranscriptSettings = section(TranscriptSettings)
     guardian: GuardianSettings = section(GuardianSettings)
     detectors: DetectorSettings = section(DetectorSettings)
+    doors: DoorSettings = section(DoorSettings)
+    liveness: LivenessSettings = section(LivenessSettings)
+    restarts: RestartSettings = section(RestartSettings)
+    steering: SteeringSettings = section(SteeringSettings)
+    alerts: AlertSettings = section(AlertSettings)
+    agents: tuple[AgentSettings, ...] = tables("agent", "The agents that custosd may act upon.")
     watchdog: WatchdogSettings = section(WatchdogSettings)
 
     def conflicts(self) -> Iterator[Conflict]:
         """See `Section.conflicts`."""
         yield from super().conflicts()
+        yield from twins(self.agents)
         for slow in ("guardian.judge_timeout_s", "store.statement_timeout_s"):
             yield from in_order(
                 self,
