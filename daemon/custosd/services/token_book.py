@@ -1,0 +1,60 @@
+"""Keeps the tokens at hand for the doors, as they stand in the store.
+
+Law: a token that was revoked is worthless after one look; while the store is away the last
+look holds, for agents must be heard then, too.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import structlog
+import trio
+
+from custosd.core.errors import StoreError
+from custosd.core.tokens import Token
+from custosd.flow.pulse import Pulse
+from custosd.ports import ActionStore
+
+log = structlog.get_logger()
+
+INTERVAL_S = 5.0
+"""How soon a token that was issued, or revoked, by a command is known here."""
+
+
+class TokenBook:
+    """All tokens, by their ids."""
+
+    def __init__(self, store: ActionStore) -> None:
+        self._store = store
+        self._tokens: Mapping[str, Token] = MappingProxyType({})
+
+    def tokens(self) -> Mapping[str, Token]:
+        """The tokens as they stood at the last look."""
+        return self._tokens
+
+    async def look(self) -> None:
+        """Read them anew. Raises `StoreError`."""
+        found = await self._store.tokens()
+        self._tokens = MappingProxyType({token.id: token for token in found})
+
+    async def keep(
+        self, pulse: Pulse, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Look each `INTERVAL_S`; never returns. Started: after the first try."""
+        started = away = False
+        while True:
+            try:
+                await self.look()
+            except StoreError as error:
+                if not away:
+                    log.warning("store.lost", during="tokens", error=str(error), waiting=0)
+                away = True
+            else:
+                if away:
+                    log.info("store.returned", during="tokens")
+                away = False
+            if not started:
+                started = True
+                task_status.started()
+            with pulse.waiting():
+                await trio.sleep(INTERVAL_S)
