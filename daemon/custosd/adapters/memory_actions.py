@@ -1,0 +1,183 @@
+"""What is written about acts, in memory: the shipped fake, with the laws of the real one.
+
+Law: a method does all or nothing, and nothing at all while `fail_with` is in force.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import trio
+
+from custosd.adapters.encoding import check_time
+from custosd.core.agents import AgentId
+from custosd.core.errors import StoreError
+from custosd.core.holds import Hold, HoldKind
+from custosd.core.lives import LifeRecord
+from custosd.core.restarts import Restart
+from custosd.core.steering import CLOSED, Intervention, InterventionState
+from custosd.core.tokens import Token
+from custosd.ports import Lease
+
+EPOCH_UTC = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def _virtual_utc() -> datetime:
+    return EPOCH_UTC + timedelta(seconds=trio.current_time())
+
+
+class MemoryActions:
+    """`ports.ActionStore` without a server. `now_utc` is the clock that leases run by."""
+
+    def __init__(self, now_utc: Callable[[], datetime] = _virtual_utc) -> None:
+        self._now_utc = now_utc
+        self._lives: dict[AgentId, LifeRecord] = {}
+        self._restarts: dict[str, Restart] = {}
+        self._epochs: dict[AgentId, int] = {}
+        self._interventions: dict[str, Intervention] = {}
+        self._holds: dict[tuple[HoldKind, str], Hold] = {}
+        self._leases: dict[str, Lease] = {}
+        self._tokens: dict[str, Token] = {}
+        self._failure: StoreError | None = None
+
+    def fail_with(self, failure: StoreError | None) -> None:
+        """Raise this at every call from now on, as a database that is away; None: no more."""
+        self._failure = failure
+
+    async def _reach(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self._failure is not None:
+            raise self._failure
+
+    async def lives(self) -> tuple[LifeRecord, ...]:
+        """See the port."""
+        await self._reach()
+        return tuple(self._lives[agent] for agent in sorted(self._lives))
+
+    async def save_lives(self, lives: Sequence[LifeRecord]) -> None:
+        """See the port."""
+        await self._reach()
+        for life in lives:
+            check_time(life.since_utc)
+        for life in lives:
+            known = self._lives.get(life.agent)
+            if known is None or (life.epoch, life.sequence) >= (known.epoch, known.sequence):
+                self._lives[life.agent] = life
+
+    async def intend_restart(self, restart: Restart) -> Restart | None:
+        """See the port."""
+        await self._reach()
+        check_time(restart.intended_utc)
+        known = self._restarts.get(restart.id)
+        if known is not None:
+            return known
+        for other in self._restarts.values():
+            if other.agent == restart.agent and (not other.ended or other.key == restart.key):
+                return None
+        life = self._lives.get(restart.agent)
+        last = max(restart.epoch, self._epochs.get(restart.agent, 0), life.epoch if life else 0)
+        self._epochs[restart.agent] = last + 1
+        stored = replace(restart, next_epoch=last + 1)
+        self._restarts[restart.id] = stored
+        return stored
+
+    async def save_restart(self, restart: Restart) -> bool:
+        """See the port."""
+        await self._reach()
+        known = self._restarts.get(restart.id)
+        if known is None or known.ended or restart.fence < known.fence:
+            return False
+        self._restarts[restart.id] = replace(
+            restart, epoch=known.epoch, next_epoch=known.next_epoch, key=known.key
+        )
+        return True
+
+    async def restarts(self, since_utc: datetime) -> tuple[Restart, ...]:
+        """See the port."""
+        await self._reach()
+        found = [r for r in self._restarts.values() if not r.ended or r.intended_utc >= since_utc]
+        return tuple(sorted(found, key=lambda restart: (restart.intended_utc, restart.id)))
+
+    async def propose(self, intervention: Intervention) -> bool:
+        """See the port."""
+        await self._reach()
+        check_time(intervention.proposed_utc)
+        if intervention.id in self._interventions or any(
+            (other.agent, other.key) == (intervention.agent, intervention.key)
+            for other in self._interventions.values()
+        ):
+            return False
+        self._interventions[intervention.id] = intervention
+        return True
+
+    async def save_intervention(
+        self, intervention: Intervention, before: InterventionState
+    ) -> bool:
+        """See the port."""
+        await self._reach()
+        known = self._interventions.get(intervention.id)
+        if known is None or known.state is not before:
+            return False
+        self._interventions[intervention.id] = intervention
+        return True
+
+    async def interventions(self, since_utc: datetime) -> tuple[Intervention, ...]:
+        """See the port."""
+        await self._reach()
+        found = [
+            told
+            for told in self._interventions.values()
+            if told.state not in CLOSED or told.proposed_utc >= since_utc
+        ]
+        return tuple(sorted(found, key=lambda told: (told.proposed_utc, told.id)))
+
+    async def place_hold(self, hold: Hold) -> None:
+        """See the port."""
+        await self._reach()
+        check_time(hold.since_utc)
+        self._holds[hold.key] = hold
+
+    async def lift_hold(self, kind: HoldKind, subject: str) -> bool:
+        """See the port."""
+        await self._reach()
+        return self._holds.pop((kind, subject), None) is not None
+
+    async def holds(self) -> tuple[Hold, ...]:
+        """See the port."""
+        await self._reach()
+        return tuple(self._holds[key] for key in sorted(self._holds))
+
+    async def take_lease(self, name: str, owner: str, ttl_s: float) -> Lease | None:
+        """See the port."""
+        await self._reach()
+        now = self._now_utc()
+        known = self._leases.get(name)
+        lives = known is not None and known.expires_utc > now
+        if known is not None and lives and known.owner != owner:
+            return None
+        fence = 1 if known is None else known.fence + (0 if lives else 1)
+        lease = Lease(name, owner, fence, now + timedelta(seconds=ttl_s))
+        self._leases[name] = lease
+        return lease
+
+    async def release_lease(self, name: str, owner: str) -> None:
+        """See the port."""
+        await self._reach()
+        known = self._leases.get(name)
+        if known is not None and known.owner == owner:
+            self._leases[name] = replace(known, expires_utc=self._now_utc())
+
+    async def tokens(self) -> tuple[Token, ...]:
+        """See the port."""
+        await self._reach()
+        return tuple(self._tokens[token_id] for token_id in sorted(self._tokens))
+
+    async def save_token(self, token: Token) -> None:
+        """See the port."""
+        await self._reach()
+        self._tokens[token.id] = token
+
+    async def revoke_token(self, token_id: str) -> bool:
+        """See the port."""
+        await self._reach()
+        return self._tokens.pop(token_id, None) is not None

@@ -1,0 +1,149 @@
+"""What the daemon saw and did, beside what was true; and what must hold between the two."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from custosd.core.agents import AgentId
+from custosd.core.evidence import Value
+from custosd.core.holds import HoldKind
+from custosd.core.view import FleetView
+from custosd.flow.latest import Latest
+from tests.simulation.world import Deed, World
+
+SEEN_DEAD_S = 3.0
+"""A death that is watched: told by the kernel, so at once (2 s), and a view that settles."""
+SILENCE_S = 360.0
+"""Silence: the longest deadline (300 s), a look of 10 s, and one more round."""
+HOLLOW_S = 2 * 900.0 + 60.0
+"""Twice the window in which there must be progress, and a round of looks."""
+ANSWER_S = 900.0
+"""From being seen to a restart or to a person: the longest back-off (600 s) and a margin."""
+
+CALLS = {"crashed": SILENCE_S, "froze": SILENCE_S, "hollowed": HOLLOW_S}
+
+
+@dataclass(slots=True)
+class Excuses:
+    """Times in which the daemon could not see or act, and was not expected to."""
+
+    spans: list[tuple[float, float]] = field(default_factory=list)
+
+    def add(self, start: float, end: float) -> None:
+        """Excuse everything between these times."""
+        self.spans.append((start, end))
+
+    def counted_s(self, start: float, end: float) -> float:
+        """Seconds between these times that are not excused."""
+        spans = sorted((max(a, start), min(b, end)) for a, b in self.spans if b > start and a < end)
+        excused, reached = 0.0, start
+        for a, b in spans:
+            excused += max(0.0, b - max(a, reached))
+            reached = max(reached, b)
+        return end - start - excused
+
+
+@dataclass(slots=True)
+class Witness:
+    """Watches the view, and remembers when each agent was first seen to be bad, or told of."""
+
+    bad: dict[AgentId, list[float]] = field(default_factory=dict)
+    told: dict[AgentId, list[float]] = field(default_factory=dict)
+
+    async def watch(self, view: Latest[FleetView]) -> None:
+        """Look at each new view; never returns."""
+        lives: object = None
+        known: set[str] = set()
+        worst: set[AgentId] = set()
+        async for fleet in view:
+            hands, now = fleet.hands, trio.current_time()
+            if hands.lives is not lives:
+                lives = hands.lives
+                bad = {a for a, life in hands.lives.items() if life.value is Value.BAD}
+                for agent in bad - worst:
+                    self.bad.setdefault(agent, []).append(now)
+                worst = bad
+            for concern in hands.concerns.values():
+                if concern.agent is not None and concern.id not in known:
+                    self.told.setdefault(concern.agent, []).append(now)
+            known = set(hands.concerns)
+            for hold in hands.holds.values():
+                if hold.kind is HoldKind.INCIDENT:
+                    for name in hold.agents:
+                        self.told.setdefault(AgentId(name), []).append(now)
+
+
+@dataclass(frozen=True, slots=True)
+class Illness:
+    """Something that truly befell an agent, and how long it took to see and to answer it."""
+
+    what: str
+    agent: AgentId
+    at: float
+    seen_s: float | None
+    answered_s: float | None
+
+
+def illnesses(world: World, witness: Witness, excuses: Excuses) -> list[Illness]:
+    """Each illness that was not of our own making, with its latencies (excused time left out)."""
+    found: list[Illness] = []
+    for agent, deeds in _by_agent(world.deeds).items():
+        ill: Deed | None = None
+        for deed in deeds:
+            if deed.what in CALLS and ill is None:
+                ill = deed
+            elif deed.what in {"spawn", "finished"} and ill is not None:
+                found.append(_illness(ill, deed.at, witness, excuses))
+                ill = None
+        if ill is not None:
+            found.append(_illness(ill, None, witness, excuses))
+        del agent
+    return found
+
+
+def _illness(ill: Deed, mended_at: float | None, witness: Witness, excuses: Excuses) -> Illness:
+    end = mended_at if mended_at is not None else float("inf")
+    seen = _first(witness.bad.get(ill.agent, ()), ill.at, end)
+    told = _first(witness.told.get(ill.agent, ()), ill.at, end)
+    answers = [at for at in (mended_at, told) if at is not None]
+    return Illness(
+        ill.what,
+        ill.agent,
+        ill.at,
+        None if seen is None else excuses.counted_s(ill.at, seen),
+        excuses.counted_s(ill.at, min(answers)) if answers else None,
+    )
+
+
+def _first(times: Sequence[float], start: float, end: float) -> float | None:
+    return next((at for at in times if start <= at <= end), None)
+
+
+def _by_agent(deeds: Iterable[Deed]) -> dict[AgentId, list[Deed]]:
+    found: dict[AgentId, list[Deed]] = {}
+    for deed in deeds:
+        found.setdefault(deed.agent, []).append(deed)
+    return found
+
+
+def broken(
+    world: World, witness: Witness, excuses: Excuses, end: float, burst: int, window_s: float
+) -> list[str]:
+    """Every invariant that does not hold, in words; none is what is wanted."""
+    problems = [f"{d.at:.1f} s: {d.what} {d.detail} ({d.agent})" for d in world.broken]
+    for ill in illnesses(world, witness, excuses):
+        bound_s = CALLS[ill.what] + ANSWER_S
+        open_s = excuses.counted_s(ill.at, end)
+        if ill.answered_s is None and open_s > bound_s:
+            problems.append(f"{ill.at:.1f} s: {ill.agent} {ill.what}, and nothing came of it")
+        elif ill.answered_s is not None and ill.answered_s > bound_s:
+            problems.append(
+                f"{ill.at:.1f} s: {ill.agent} {ill.what}, answered after {ill.answered_s:.0f} s"
+            )
+    for agent, deeds in _by_agent(world.deeds).items():
+        spawns = [deed.at for deed in deeds if deed.what == "spawn"]
+        for first, last in zip(spawns, spawns[burst:], strict=False):
+            if last - first < window_s:
+                problems.append(f"{last:.1f} s: {agent} was started {burst + 1} times in a window")
+    return problems
