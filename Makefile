@@ -5,7 +5,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-kills check bench bench-detectors lock clean help
+SEEDS  ?= 1-20
+
+.PHONY: run test test-kills simulate check bench bench-detectors lock clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -25,6 +27,9 @@ test: $(READY) ## all tests
 
 test-kills: $(READY) ## kill -9 at 50 random moments of ingestion
 	CUSTOSD_KILLS=50 $(BIN)/python -m pytest -s tests/end_to_end/test_kill.py
+
+simulate: $(READY) ## the real services over simulated fleets: 10^5 agent-hours (SEEDS=1-20)
+	$(BIN)/python -m tests.simulation.run --agents 500 --hours 10 --seeds $(SEEDS)
 
 check: $(READY) ## style, types, layers
 	$(BIN)/ruff check

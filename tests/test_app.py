@@ -15,10 +15,12 @@ import pytest
 import trio
 import trio.testing
 from structlog.testing import capture_logs
+from tests.idle_hands import idle_hands
 
 import custosd.app
 from custosd.adapters.judges.rules import RulesJudge
 from custosd.adapters.memory import MemoryStore
+from custosd.adapters.memory_actions import MemoryActions
 from custosd.adapters.memory_service_manager import RecordingServiceManager
 from custosd.adapters.postgres.embedded import embedded_postgres
 from custosd.adapters.scripted_source import ScriptedSource
@@ -66,6 +68,7 @@ class Life:
     manager: RecordingServiceManager = field(default_factory=RecordingServiceManager)
     stop: trio.Event = field(default_factory=trio.Event)
     source: ScriptedSource | None = None
+    actions: MemoryActions = field(default_factory=MemoryActions)
 
     @asynccontextmanager
     async def open(self, restored: Restored) -> AsyncGenerator[TranscriptSource]:
@@ -73,7 +76,15 @@ class Life:
         yield self.source
 
     async def start(self, nursery: trio.Nursery) -> ScriptedSource:
-        outside = Outside(self.store, self.open, RulesJudge(), self.manager, self.now_utc)
+        outside = Outside(
+            self.store,
+            self.open,
+            RulesJudge(),
+            self.manager,
+            self.now_utc,
+            idle_hands(self.actions),
+            Config,
+        )
         await nursery.start(supervise_fleet, Config(), outside, self.stop)
         assert self.source is not None
         return self.source
@@ -257,7 +268,15 @@ async def test_a_start_waits_for_a_store_that_is_away(
 async def test_a_stop_ends_a_start_that_waits(autojump_clock: trio.testing.MockClock) -> None:
     life = Life(MemoryStore(), wall_clock())
     life.store.fail_with(StoreUnavailable("away"))
-    outside = Outside(life.store, life.open, RulesJudge(), life.manager, life.now_utc)
+    outside = Outside(
+        life.store,
+        life.open,
+        RulesJudge(),
+        life.manager,
+        life.now_utc,
+        idle_hands(life.actions),
+        Config,
+    )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(supervise_fleet, Config(), outside, life.stop)
         await trio.sleep(600)
@@ -277,7 +296,15 @@ async def test_a_store_that_goes_away_during_the_start_does_not_hold_up_a_stop(
             raise StoreUnavailable("away")
 
     life = Life(NoDays(), wall_clock())
-    outside = Outside(life.store, life.open, RulesJudge(), life.manager, life.now_utc)
+    outside = Outside(
+        life.store,
+        life.open,
+        RulesJudge(),
+        life.manager,
+        life.now_utc,
+        idle_hands(life.actions),
+        Config,
+    )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(supervise_fleet, Config(), outside, life.stop)
         await trio.sleep(600)

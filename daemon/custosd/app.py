@@ -1,8 +1,9 @@
 """The composition root: opens what the services need, feeds one into the other, drains.
 
     transcripts ─► ingest ──┐              ┌─► view ─► guardian (and everybody who reads)
-                            ├─ Fact ─► board
-    view, judge ─► guardian ┘              └─ Entry ─► recorder ─► Store
+    beats, looks ─► liveness├─ Fact ─► board
+    view, judge ─► guardian ┤              └─ Entry ─► recorder ─► Store
+    view ─► restarter, steerer, alerting (see `custosd.acting`)
 
 Laws: downstream first, so that whoever sends finds its reader listening. At a stop the
 sources end first, what is in the channels may still flow out, and `drain_s` cuts it off.
@@ -11,46 +12,57 @@ Agents are never touched by our own stop.
 
 import os
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 import structlog
 import trio
 
 from custosd import __version__
+from custosd.acting import ActingHalf, Hands, Remembered, owner_name, remembered
 from custosd.adapters.codec import MsgpackCodec
 from custosd.adapters.context import LocalContext
 from custosd.adapters.judges.rules import RulesJudge
+from custosd.adapters.postgres.actions import PostgresActions
 from custosd.adapters.postgres.bridge import Database, open_database
 from custosd.adapters.postgres.embedded import embedded_postgres
 from custosd.adapters.postgres.migrations import Migration, migrate
 from custosd.adapters.postgres.served import served_dsn
 from custosd.adapters.postgres.store import PostgresStore
+from custosd.adapters.process_watch import open_process_watch
 from custosd.adapters.transcripts.discovery import Root, well_known_roots
 from custosd.adapters.transcripts.format import Format, Sample
 from custosd.adapters.transcripts.limits import ReadLimits
 from custosd.adapters.transcripts.registry import format_named, recognise
 from custosd.adapters.transcripts.source import SourceSettings, open_source
 from custosd.adapters.transcripts.tail import Formats
-from custosd.config.settings import Config, JudgeName, TranscriptSettings
+from custosd.config.settings import Config, JudgeName, RootSettings, TranscriptSettings
+from custosd.core.agents import AgentId
 from custosd.core.errors import StoreConflict, StoreError, StoreUnavailable
+from custosd.core.evidence import Condition, Value
 from custosd.core.facts import DaemonStarted, DaemonStopped, Entry, Fact, SweepFinished
 from custosd.core.folds import Folds
 from custosd.core.guardian import GuardianLimits
+from custosd.core.lives import LifeView
 from custosd.core.view import FleetView
+from custosd.core.view import Hands as FleetHands
 from custosd.flow.latest import Latest
 from custosd.flow.pulse import Pulse, Pulses
-from custosd.flow.supervise import Failure, RestartPolicy, supervise
+from custosd.flow.renewal import Renewal
+from custosd.flow.supervise import Failure, RestartPolicy
+from custosd.local import local_hands
 from custosd.ports import DaemonBeat, Judge, Restored, Store, TranscriptSource
 from custosd.services.board import EntryMaker, keep_board
 from custosd.services.guardian import Guardian, GuardianPorts, GuardianSetup, guard_trajectories
 from custosd.services.ingest import follow_transcripts, store_rest
-from custosd.services.intake import Intake
+from custosd.services.intake import Intake, Named, nobody, renamed
 from custosd.services.recorder import InHand, RecorderLimits, record_facts
+from custosd.services.reload import Reload, answer_hangups
 from custosd.services.retention import RetentionTimes, keep_retention
 from custosd.services.vitals import show_life
 from custosd.services.watchdog import ReadinessPort, feed_watchdog
@@ -77,19 +89,39 @@ SYSTEM_STATE = Path("/var/lib/custosd")
 POLICY = RestartPolicy(most=5, period_s=300.0)
 """Our own services: a failing one is run again, a hopeless one ends the daemon."""
 
+RESTARTS_REMEMBERED = timedelta(days=1)
+"""How far back restarts are read at a start; their budgets look no further."""
+
 OpenSource = Callable[[Restored], AbstractAsyncContextManager[TranscriptSource]]
+
+NEEDS: Mapping[str, Callable[[Config], object]] = {
+    "retention": lambda config: config.retention,
+    "guardian": lambda config: (config.guardian, config.detectors),
+    "liveness": lambda config: config.liveness,
+    "alerting": lambda config: config.alerts,
+    "watchdog": lambda config: config.watchdog,
+}
+"""What of the configuration a service is made of: where it changes, it is run anew."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """Everything that the daemon works with and does not make itself."""
+    """Everything that the daemon works with and does not make itself.
+
+    `reread` gives the configuration as it stands now, or raises `InvalidConfig`; `hangups`
+    counts the requests to do so. `seen` is given the view that is kept, once, at the start.
+    """
 
     store: Store
     open_source: OpenSource
     judge: Judge
     manager: ReadinessPort
     now_utc: Callable[[], datetime]
+    hands: Hands
+    reread: Callable[[], Config]
+    hangups: Latest[int] = field(default_factory=lambda: Latest(0))
     swept: Callable[[SweepFinished, FleetView], None] = lambda _sweep, _view: None
+    seen: Callable[[Latest[FleetView]], None] = lambda _view: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +135,8 @@ class _Wires:
     folds: Folds
     intake: Intake
     started_utc: datetime
+    acting: ActingHalf
+    renewal: Renewal[Config]
 
 
 async def supervise_fleet(
@@ -118,23 +152,44 @@ async def supervise_fleet(
     told so too; or when a stop was asked for before that. A store that is away is waited
     for. Raises: what a service raised that could not be run again.
     """
-    restored = await _answered(outside.store.restore, outside.manager, stop)
-    if restored is None:
+
+    async def recall() -> tuple[Restored, Remembered]:
+        since_utc = outside.now_utc() - RESTARTS_REMEMBERED
+        found = await outside.store.restore(), await remembered(outside.hands.actions, since_utc)
+        return renamed(found[0], named_by(config)), found[1]
+
+    recalled = await _answered(recall, outside.manager, stop)
+    if recalled is None:
         task_status.started()
         return
-    view = Latest(FleetView({agent.ref.agent: agent for agent in restored.agents}))
+    restored, stored = recalled
+    view = Latest(first_view(restored, stored))
+    outside.seen(view)
     facts_in, facts = trio.open_memory_channel[Fact](config.board.queue)
     entries_in, entries = trio.open_memory_channel[Entry](config.recorder.queue)
     maker = EntryMaker(uuid.uuid4().hex[:12], outside.now_utc)
     folds = Folds(config.guardian.hot_trajectories)
-    intake = Intake(folds, restored, MsgpackCodec(), outside.now_utc)
+    intake = Intake(folds, restored, MsgpackCodec(), outside.now_utc, named_by(config))
     in_hand = InHand()
     # Of what is closed nothing can be counted any more: these see what a cut drain leaves.
     facts_left, entries_left = facts.clone(), entries.clone()
     async with AsyncExitStack() as stack, trio.open_nursery() as consumers:
         source = await stack.enter_async_context(outside.open_source(restored))
         started_utc = outside.now_utc()
-        wires = _Wires(source, facts_in, view, Pulses(), folds, intake, started_utc)
+        acting = ActingHalf(
+            config,
+            outside.hands,
+            outside.store,
+            view,
+            facts_in,
+            outside.now_utc,
+            stored,
+            owner_name(config),
+        )
+        renewal = Renewal(config)
+        wires = _Wires(
+            source, facts_in, view, Pulses(), folds, intake, started_utc, acting, renewal
+        )
         await consumers.start(_recorder, config, outside, wires, entries, in_hand)
         await consumers.start(_board, config, wires, facts, entries_in, maker)
         await facts_in.send(DaemonStarted(__version__, os.getpid()))
@@ -152,6 +207,7 @@ async def supervise_fleet(
         if not ready:
             task_status.started()
         # The sources are gone; what is in the channels may still flow out.
+        acting.close()
         consumers.cancel_scope.deadline = trio.current_time() + config.daemon.drain_s
         await facts_in.send(DaemonStopped("asked"))
         await facts_in.aclose()
@@ -244,12 +300,17 @@ async def _start_producers(
         wires.pulses,
     )
 
-    async def start(name: str, service: Callable[..., Awaitable[None]]) -> None:
-        await nursery.start(supervise, name, service, POLICY, _tell_failure)
+    acting, pulses = wires.acting, wires.pulses
 
-    async def retention(task_status: trio.TaskStatus[None]) -> None:
-        kept = config.retention
-        with wires.pulses.watched("retention") as pulse:
+    async def start(
+        name: str, service: Callable[[Config, trio.TaskStatus[None]], Awaitable[None]]
+    ) -> None:
+        needs = NEEDS.get(name, lambda _config: None)
+        await nursery.start(wires.renewal.run, name, needs, service, POLICY, _tell_failure)
+
+    async def retention(now: Config, task_status: trio.TaskStatus[None]) -> None:
+        kept = now.retention
+        with pulses.watched("retention") as pulse:
             await keep_retention(
                 outside.store,
                 outside.now_utc,
@@ -260,18 +321,18 @@ async def _start_producers(
                 task_status=task_status,
             )
 
-    async def guardian(task_status: trio.TaskStatus[None]) -> None:
-        with wires.pulses.watched("guardian") as pulse:
+    async def guardian(now: Config, task_status: trio.TaskStatus[None]) -> None:
+        with pulses.watched("guardian") as pulse:
             await guard_trajectories(
-                _guardian(config, outside, wires, pulse),
+                _guardian(now, outside, wires, pulse),
                 lambda: wires.view.value,
-                config.guardian.interval_s,
+                now.guardian.interval_s,
                 swept=lambda sweep: outside.swept(sweep, wires.view.value),
                 task_status=task_status,
             )
 
-    async def vitals(task_status: trio.TaskStatus[None]) -> None:
-        with wires.pulses.watched("vitals") as pulse:
+    async def vitals(_now: Config, task_status: trio.TaskStatus[None]) -> None:
+        with pulses.watched("vitals") as pulse:
             await show_life(
                 outside.store,
                 lambda: _beat(config, outside, wires),
@@ -279,20 +340,84 @@ async def _start_producers(
                 task_status=task_status,
             )
 
-    async def watchdog(task_status: trio.TaskStatus[None]) -> None:
+    async def watchdog(now: Config, task_status: trio.TaskStatus[None]) -> None:
         await feed_watchdog(
-            wires.pulses,
+            pulses,
             lambda: _words(wires.view.value),
             outside.manager,
-            config.watchdog.interval_s,
-            config.watchdog.stale_after_s,
+            now.watchdog.interval_s,
+            now.watchdog.stale_after_s,
             task_status=task_status,
         )
 
+    reload = Reload(
+        outside.reread,
+        acting.adopt,
+        wires.renewal,
+        acting.facts,
+        outside.manager,
+        lambda: _words(wires.view.value),
+    )
+
+    async def doors(_now: Config, task_status: trio.TaskStatus[None]) -> None:
+        def ready() -> tuple[bool, tuple[str, ...]]:
+            stale = tuple(sorted(pulses.stale(trio.current_time(), config.watchdog.stale_after_s)))
+            return not stale, tuple(f"no progress: {name}" for name in stale)
+
+        await acting.serve_doors(acting.acts(reload.reload), ready, pulses, task_status)
+
     await start("retention", retention)
+    await start("tokens", lambda _, status: acting.keep_tokens(pulses, status))
+    await start("holds", lambda _, status: acting.keep_holds(pulses, status))
     await start("guardian", guardian)
+    await start("liveness", lambda now, status: acting.watch_lives(now, pulses, status))
+    await start("restarter", lambda _, status: acting.keep_restarts(pulses, status))
+    await start("steerer", lambda _, status: acting.keep_steering(pulses, status))
+    await start("alerting", lambda now, status: acting.keep_alerts(now, pulses, status))
+    await start("enrolments", lambda _, status: acting.keep_enrolments(pulses, status))
+    # Whoever comes in finds everybody at work.
+    await start("doors", doors)
     await start("vitals", vitals)
     await start("watchdog", watchdog)
+    await nursery.start(answer_hangups, outside.hangups, reload)
+
+
+def named_by(config: Config) -> Named:
+    """Whose transcripts lie where, as the agents' tables say."""
+    folders = {
+        os.path.realpath(folder) + os.sep: AgentId(agent.id)
+        for agent in config.agents
+        for folder in agent.transcripts
+    }
+
+    def named(path: str) -> AgentId | None:
+        # Folders of agents do not lie within each other: the first is the only one.
+        return next((who for folder, who in folders.items() if path.startswith(folder)), None)
+
+    return named if folders else nobody
+
+
+def first_view(restored: Restored, stored: Remembered) -> FleetView:
+    """The fleet as it was left: of lives nothing is believed until it is seen again."""
+    lives = {
+        life.agent: LifeView(
+            life.agent,
+            life.epoch,
+            life.state,
+            Condition.UNKNOWN,
+            Value.UNKNOWN,
+            "restored",
+            life.since_utc,
+        )
+        for life in stored.lives
+    }
+    hands = FleetHands(
+        lives=MappingProxyType(lives),
+        holds=MappingProxyType({hold.key: hold for hold in stored.holds}),
+    )
+    return FleetView(
+        MappingProxyType({agent.ref.agent: agent for agent in restored.agents}), hands=hands
+    )
 
 
 def _guardian(config: Config, outside: Outside, wires: _Wires, pulse: Pulse) -> Guardian:
@@ -441,11 +566,14 @@ def formats_of(settings: TranscriptSettings) -> Formats:
     return Formats(recognised, format_named)
 
 
-def source_of(settings: TranscriptSettings, environ: Mapping[str, str]) -> OpenSource:
-    """Where transcripts are looked for, as configured."""
+def source_of(
+    settings: TranscriptSettings, environ: Mapping[str, str], folders: Iterable[Path] = ()
+) -> OpenSource:
+    """Where transcripts are looked for, as configured; in agents' own folders besides."""
     roots = [Root(root.path, root.glob) for root in settings.roots]
     if settings.discover:
         roots += well_known_roots(environ, Path.home())
+    roots += [Root(folder, RootSettings(path=folder).glob) for folder in folders]
     limits = ReadLimits(
         settings.read_chunk_bytes,
         settings.max_line_bytes,
@@ -473,14 +601,17 @@ async def run_daemon(
     now_utc: Callable[[], datetime],
     swept: Callable[[SweepFinished, FleetView], None] = lambda _sweep, _view: None,
     *,
+    reread: Callable[[], Config] | None = None,
+    hangups: Latest[int] | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Open everything, supervise until `stop`, close everything in the opposite order.
 
-    A server of somebody else's that does not answer is waited for; our own must start.
+    `reread` and `hangups` as in `Outside`; without them nothing is ever reread. A server of
+    somebody else's that does not answer is waited for; our own must start.
     """
     manager.status("opening the database")
-    async with open_postgres(config, environ) as database:
+    async with open_postgres(config, environ) as database, open_process_watch() as watch:
 
         async def prepared() -> bool:
             await prepare_schema(database, manager)
@@ -489,12 +620,18 @@ async def run_daemon(
         if not await _answered(prepared, manager, stop):
             task_status.started()
             return
+        folders = [folder for agent in config.agents for folder in agent.transcripts]
+        # Where the canaries of `custosd drill` write.
+        folders.append(config.daemon.state_folder(environ) / "drill")
         outside = Outside(
             PostgresStore(database),
-            source_of(config.transcripts, environ),
+            source_of(config.transcripts, environ, folders),
             JUDGES[config.guardian.judge](),
             manager,
             now_utc,
+            local_hands(config, environ, PostgresActions(database), watch, now_utc),
+            reread or (lambda: config),
+            hangups or Latest(0),
             swept,
         )
         await supervise_fleet(config, outside, stop, task_status=task_status)

@@ -1,6 +1,7 @@
 """The end of a process is told at once, once, and of that process only."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from custosd.adapters.process_identity import boot_id, identify, is_gone
+from custosd.adapters.process_identity import identify, is_gone
 from custosd.adapters.process_watch import open_process_watch
+from custosd.adapters.scripted_process_watch import ScriptedProcessWatch
 from custosd.core.agents import AgentId
-from custosd.core.evidence import ProcessIdentity
+from custosd.core.evidence import Exit, ProcessIdentity
+from custosd.ports import Death
 
 A, B = AgentId("a"), AgentId("b")
 
@@ -99,15 +102,87 @@ async def test_a_new_process_of_an_agent_takes_the_place_of_the_old_one(child) -
 
 
 async def test_no_descriptor_is_left_behind(child) -> None:
-    before = set(Path("/proc/self/fd").iterdir())
+    before = descriptors()
     async with open_process_watch() as watch:
         watch.watch(A, known(child.pid))
-    assert set(Path("/proc/self/fd").iterdir()) == before
+    assert descriptors() == before
 
 
-def test_an_identity_is_the_same_each_time_and_of_this_boot(child) -> None:
-    assert identify(child.pid) == identify(child.pid)
-    assert known(child.pid).boot_id == boot_id()
-    assert identify(0) is None
-    assert identify(-1) is None
-    assert identify(2**22 + 1) is None
+async def test_more_than_may_be_watched_are_not_but_the_gone_are_told_of(child) -> None:
+    gone = known(child.pid)
+    async with open_process_watch(most=1) as watch:
+        assert watch.watch(A, known(os.getpid()))
+        assert not watch.watch(B, gone)
+        assert watch.watch(A, known(os.getpid())), "its own place is free again"
+        child.kill()
+        child.wait()
+        assert watch.watch(B, gone)
+        with trio.fail_after(10):
+            assert [death.agent for death in await watch.next_deaths()] == [B]
+
+
+async def test_without_descriptors_left_nothing_is_watched_and_nothing_breaks(child) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with open_process_watch() as watch:
+        process = known(child.pid)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free_descriptor(), hard))
+        try:
+            assert not watch.watch(A, process)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert watch.watch(A, process)
+
+
+@pytest.fixture
+def sleepers() -> Iterator[list[subprocess.Popen[bytes]]]:
+    processes = [subprocess.Popen(["sleep", "1000"]) for _ in range(50)]
+    yield processes
+    for one in processes:
+        one.kill()
+        one.wait()
+
+
+async def test_each_end_is_told_once_however_many_end_at_once(sleepers) -> None:
+    agents = {AgentId(f"agent-{one.pid}"): known(one.pid) for one in sleepers}
+    async with open_process_watch() as watch:
+        for agent, process in agents.items():
+            assert watch.watch(agent, process)
+        for one in sleepers:
+            one.kill()
+        told = []
+        with trio.fail_after(10):
+            while len(told) < len(agents):
+                with trio.move_on_after(0):
+                    await watch.next_deaths()  # cancelled, and loses nothing
+                told += await watch.next_deaths()
+        assert sorted((one.agent, one.process.pid) for one in told) == sorted(
+            (agent, process.pid) for agent, process in agents.items()
+        )
+        with trio.move_on_after(0.1) as waited:
+            await watch.next_deaths()
+        assert waited.cancelled_caught
+
+
+async def test_the_fake_tells_of_each_end_once_too() -> None:
+    watch = ScriptedProcessWatch(most=1)
+    one, two = ProcessIdentity(1, 1, "boot"), ProcessIdentity(2, 2, "boot")
+    assert watch.watch(A, one)
+    assert not watch.watch(B, two)
+    watch.kill(one, Exit(signal=9))
+    assert list(await watch.next_deaths()) == [Death(A, one, Exit(signal=9))]
+    assert watch.watch(B, one), "what is gone is told of at once"
+    assert list(await watch.next_deaths()) == [Death(B, one, Exit(signal=9))]
+    assert watch.watch(B, two)
+    watch.forget(B)
+    watch.kill(two)
+    assert watch.watched == {}
+
+
+def descriptors() -> set[Path]:
+    return set(Path("/proc/self/fd").iterdir())
+
+
+def lowest_free_descriptor() -> int:
+    descriptor = os.open("/", os.O_RDONLY)
+    os.close(descriptor)
+    return descriptor

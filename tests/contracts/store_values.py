@@ -1,18 +1,39 @@
 """Values to put into a store: small, complete, and different where a name says so."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+from custosd.core.acts import Act, ActOutcome
 from custosd.core.agents import AgentId, AgentRef, AgentState, RunId
+from custosd.core.beats import Refusal
+from custosd.core.evidence import Condition, Evidence, Source, Value
 from custosd.core.facts import (
+    ActPerformed,
     AgentForgotten,
     AgentSeen,
+    AmnestyGranted,
+    BeatMissed,
+    BeatsRefused,
+    BeatsSuperseded,
+    ConcernResolved,
+    ConfigReloaded,
     DaemonStarted,
     DaemonStopped,
     Entry,
+    Escalated,
     Fact,
     FactsDropped,
+    HoldLifted,
+    HoldPlaced,
+    InterventionChanged,
+    LifeChanged,
+    Notified,
+    RestartChanged,
+    RestartStepped,
+    RestartWithheld,
     SourceTroubled,
     StandingChanged,
     StateChanged,
@@ -21,7 +42,10 @@ from custosd.core.facts import (
     TrajectoryRewound,
     VerdictReached,
 )
+from custosd.core.holds import FLEET, Hold, HoldKind
+from custosd.core.restarts import Cause, RestartState, RestartStep, StepState
 from custosd.core.signals import Severity, Signal, SignalKind
+from custosd.core.steering import InterventionState
 from custosd.core.trajectory import Activity, Constraint, TrajectoryDigest
 from custosd.core.transcript import RunEnd, Usage
 from custosd.core.verdicts import (
@@ -186,6 +210,78 @@ def one_fact_of_each_kind(text: str = "") -> list[Fact]:
         SourceTroubled("unreadable", "/home", 0),
         SweepFinished(10, 9, 8, 7, 6, 0.5),
         FactsDropped(3),
+        *_facts_of_acting(text),
+    ]
+
+
+def evidence(text: str = "") -> tuple[Evidence, ...]:
+    return (
+        Evidence(Source.PROCESS, Value.BAD, 12.5, 30.0, f"process_gone {text}"),
+        Evidence(Source.BEAT, Value.UNKNOWN, 0.0, math.inf),
+    )
+
+
+def hold(
+    kind: HoldKind = HoldKind.QUARANTINE, subject: str = ADA.agent, text: str = "", **rest: Any
+) -> Hold:
+    return Hold(kind, subject, f"uid:1000 {text}", f"fails again {text}", NOON, **rest)
+
+
+def _facts_of_acting(text: str) -> list[Fact]:
+    ada = ADA.agent
+    return [
+        LifeChanged(
+            ada,
+            2,
+            AgentState.RUNNING,
+            AgentState.UNRESPONSIVE,
+            Condition.DEAD,
+            Value.BAD,
+            f"process_gone {text}",
+            evidence(text),
+        ),
+        BeatMissed(ada, 2, 3, 90.5),
+        BeatsRefused(Refusal.OLD_EPOCH, 7, ada),
+        BeatsRefused(Refusal.FULL, 1),
+        BeatsSuperseded(11),
+        AmnestyGranted("suspended", 120.0, 60.0, 4),
+        RestartChanged(
+            "restart-1",
+            ada,
+            2,
+            3,
+            RestartState.FAILED,
+            Cause.HANG,
+            f"liveness {text}",
+            text,
+            "not_dead",
+        ),
+        RestartStepped(
+            "restart-1", ada, RestartStep.SPAWN, 2, StepState.DONE, f"unit_started {text}", 0.25
+        ),
+        RestartWithheld(ada, 2, Cause.CRASH, "backoff", 8.0),
+        RestartWithheld(ada, 2, Cause.AUTH, "budget"),
+        Escalated(f"quarantine:{ada}", "quarantine", ada, f"crash loop {text}"),
+        Escalated("incident:1", "incident", None, ""),
+        ConcernResolved(f"quarantine:{ada}", text),
+        Notified("incident:1", f"command {text}", resolved=True, failure="timeout"),
+        HoldPlaced(hold(text=text, until_utc=NOON + DAY)),
+        HoldPlaced(hold(HoldKind.INCIDENT, "incident-1", text, agents=(ada, BOB.agent))),
+        HoldLifted(HoldKind.ESTOP, FLEET, "time", text),
+        InterventionChanged(
+            "letter-1", ada, None, InterventionState.PROPOSED, f"guardian:{text}", text
+        ),
+        InterventionChanged(
+            "letter-1",
+            ada,
+            InterventionState.QUEUED,
+            InterventionState.EXPIRED,
+            "policy",
+            hold_out=True,
+        ),
+        ActPerformed(Act.ESTOP, f"uid:1000 ({text})", FLEET, ActOutcome.DONE, reason=text),
+        ActPerformed(Act.RESTART, "token:ci", ada, ActOutcome.WOULD_BE_DONE, dry_run=True),
+        ConfigReloaded(("liveness.late", text), ("store.dsn",), text),
     ]
 
 

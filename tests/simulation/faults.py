@@ -32,8 +32,12 @@ class Rates:
     daemon_restarts: float = 0.2
     wall_steps: float = 0.2
 
+    def times(self, factor: float) -> "Rates":
+        """Everything so many times as often."""
+        return Rates(*(getattr(self, name) * factor for name in self.__slots__))
 
-QUIET = Rates(*[0.0] * 15)
+
+QUIET = Rates().times(0)
 """Nothing goes wrong."""
 
 

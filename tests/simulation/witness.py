@@ -1,16 +1,16 @@
 """What the daemon saw and did, beside what was true; and what must hold between the two."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import trio
+from tests.simulation.world import Deed, World
 
 from custosd.core.agents import AgentId
 from custosd.core.evidence import Value
 from custosd.core.holds import HoldKind
 from custosd.core.view import FleetView
 from custosd.flow.latest import Latest
-from tests.simulation.world import Deed, World
 
 SEEN_DEAD_S = 3.0
 """A death that is watched: told by the kernel, so at once (2 s), and a view that settles."""
@@ -86,33 +86,36 @@ class Illness:
 
 
 def illnesses(world: World, witness: Witness, excuses: Excuses) -> list[Illness]:
-    """Each illness that was not of our own making, with its latencies (excused time left out)."""
+    """Each illness that was not of our own making, with its latencies (excused time left out).
+
+    One that began during a declared wait counts from the end of that.
+    """
     found: list[Illness] = []
-    for agent, deeds in _by_agent(world.deeds).items():
+    for deeds in _by_agent(world.deeds).values():
         ill: Deed | None = None
         for deed in deeds:
             if deed.what in CALLS and ill is None:
-                ill = deed
+                ill = replace(deed, at=deed.at + float(deed.detail or 0))
             elif deed.what in {"spawn", "finished"} and ill is not None:
                 found.append(_illness(ill, deed.at, witness, excuses))
                 ill = None
         if ill is not None:
             found.append(_illness(ill, None, witness, excuses))
-        del agent
     return found
 
 
 def _illness(ill: Deed, mended_at: float | None, witness: Witness, excuses: Excuses) -> Illness:
     end = mended_at if mended_at is not None else float("inf")
-    seen = _first(witness.bad.get(ill.agent, ()), ill.at, end)
-    told = _first(witness.told.get(ill.agent, ()), ill.at, end)
+    since = ill.at - float(ill.detail or 0)
+    seen = _first(witness.bad.get(ill.agent, ()), since, end)
+    told = _first(witness.told.get(ill.agent, ()), since, end)
     answers = [at for at in (mended_at, told) if at is not None]
     return Illness(
         ill.what,
         ill.agent,
         ill.at,
-        None if seen is None else excuses.counted_s(ill.at, seen),
-        excuses.counted_s(ill.at, min(answers)) if answers else None,
+        None if seen is None else max(0.0, excuses.counted_s(ill.at, seen)),
+        max(0.0, excuses.counted_s(ill.at, min(answers))) if answers else None,
     )
 
 

@@ -11,7 +11,7 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -106,6 +106,10 @@ class World:
         self.probe_fails = 0.0
         self.control_fails = 0.0
         self.watches: dict[AgentId, ProcessIdentity] = {}
+        self.owners: dict[int, SimulatedAgent] = {}
+        """Whose process has which id."""
+        self.said = 0
+        """How many beats were sent, lost ones too."""
         self._deaths: list[Death] = []
         self._died = trio.Event()
         self._pids = itertools.count(1_000)
@@ -149,7 +153,9 @@ class World:
     def _begin(self, agent: SimulatedAgent, startup_s: float) -> None:
         now = trio.current_time()
         agent.generation += 1
+        self.owners.pop(agent.pid, None)
         agent.body, agent.since, agent.pid = Body.HEALTHY, now, next(self._pids)
+        self.owners[agent.pid] = agent
         agent.worked_at, agent.finished, agent.exit = now, False, None
         agent.waits_until = agent.muted_until = 0.0
         agent.status = BeatStatus.RUNNING
@@ -169,6 +175,7 @@ class World:
     def say(self, agent: SimulatedAgent) -> None:
         """Have an agent beat, if anybody hears it."""
         agent.sequence += 1
+        self.said += 1
         now = trio.current_time()
         wait = None
         if agent.waits_until > now:
@@ -236,13 +243,18 @@ class World:
         """Have an agent stand still, as by SIGSTOP."""
         if agent.body is Body.HEALTHY:
             agent.body, agent.since = Body.FROZEN, trio.current_time()
-            self._tell(agent, "froze")
+            self._tell(agent, "froze", self._wait_left(agent))
 
     def hollow(self, agent: SimulatedAgent) -> None:
         """Have an agent go on beating without doing anything."""
         if agent.body is Body.HEALTHY:
             agent.body, agent.since = Body.HOLLOW, trio.current_time()
-            self._tell(agent, "hollowed")
+            self._tell(agent, "hollowed", self._wait_left(agent))
+
+    @staticmethod
+    def _wait_left(agent: SimulatedAgent) -> str:
+        # Until the end of a wait that was declared nobody misses anything.
+        return f"{max(0.0, agent.waits_until - trio.current_time()):.3f}"
 
     def mute(self, agent: SimulatedAgent, for_s: float) -> None:
         """Lose an agent's beats for a while; it works on."""
@@ -284,7 +296,11 @@ class SimulatedControl:
             await self._reach()
         except ControlError:
             return Observation(Source.PROCESS, Value.UNKNOWN, "unreachable")
-        return _process_seen(self._world, self._agent)
+        seen = _process_seen(self._world, self._agent)
+        if seen.detail == "process_stopped":
+            # A control knows only whether there is a process.
+            return replace(seen, value=Value.OK, detail="process_there")
+        return seen
 
     def _touch(self, what: str) -> None:
         """Nobody may lay hands on a healthy agent."""

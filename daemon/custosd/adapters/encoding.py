@@ -11,7 +11,7 @@ Laws:
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar, get_args
 
@@ -20,14 +20,21 @@ import msgspec
 from custosd.core.agents import AgentId, RunId
 from custosd.core.errors import StoreRefused
 from custosd.core.facts import (
+    ActPerformed,
     AgentSeen,
     Entry,
     Fact,
-    SourceTroubled,
+    HoldLifted,
+    HoldPlaced,
     VerdictReached,
     kind_of,
     ref_of,
 )
+from custosd.core.holds import FLEET, Hold
+from custosd.core.lives import LifeRecord
+from custosd.core.restarts import Restart, RestartState, StepState
+from custosd.core.steering import CLOSED, Intervention, InterventionState
+from custosd.core.tokens import Token
 from custosd.core.transcript import digest_of
 from custosd.core.verdicts import Verdict
 from custosd.ports import Progress, RunProgress
@@ -88,7 +95,15 @@ def subject_of(fact: Fact) -> tuple[AgentId | None, RunId | None]:
     ref = ref_of(fact)
     if ref is not None:
         return ref.agent, ref.run
-    return (fact.agent if isinstance(fact, SourceTroubled) else None), None
+    match fact:
+        case HoldPlaced(hold=Hold(subject=subject)) | HoldLifted(subject=subject):
+            # A concern's or an incident's hold is filed under its name, which does no harm.
+            about = AgentId(subject) if subject and subject != FLEET else None
+        case ActPerformed(subject=subject):
+            about = AgentId(subject) if subject and subject != FLEET else None
+        case _:
+            about = getattr(fact, "agent", None)
+    return about or None, None
 
 
 def check_entry(entry: Entry) -> None:
@@ -114,9 +129,126 @@ def check_time(at_utc: datetime) -> None:
         raise StoreRefused(_NAIVE)
 
 
+def check_lives(lives: Iterable[LifeRecord]) -> None:
+    """Raise `StoreRefused`, naming the agent, where a life says what cannot be."""
+    for life in lives:
+        flaw = _naive(
+            life.since_utc, life.heard_utc, life.wait_until_utc, life.progress_utc
+        ) or _flaw_of_life(life)
+        if flaw:
+            raise StoreRefused(f"the life of {life.agent!a}: {flaw}")
+
+
+def check_restart(restart: Restart) -> None:
+    """Raise `StoreRefused`, naming the restart, where it says what cannot be."""
+    it = restart
+    flaw = _naive(it.intended_utc, it.started_utc, it.ended_utc)
+    for record in it.steps:
+        flaw = flaw or _naive(record.started_utc, record.ended_utc)
+        if (record.state is StepState.RUNNING) != (record.ended_utc is None):
+            flaw = flaw or "a step has ended without its time, or runs with one"
+        if record.attempt < 1:
+            flaw = flaw or "attempts are counted from 1"
+    if not (it.id and it.agent and it.key):
+        flaw = flaw or _NAMELESS
+    elif min(it.epoch, it.fence) < 0:
+        flaw = flaw or "its epoch or fence is negative"
+    elif it.ended != (it.ended_utc is not None):
+        flaw = flaw or "it has ended without its time, or goes on with one"
+    elif (it.state is RestartState.FAILED) != (it.failure != ""):
+        flaw = flaw or "it failed for no reason, or did not and has one"
+    elif it.state is RestartState.RUNNING and not (it.started_utc and it.owner and it.fence):
+        flaw = flaw or "it runs and nobody does it: no owner, fence or start"
+    if flaw:
+        raise StoreRefused(f"restart {it.id!a}: {flaw}")
+
+
+def check_intervention(intervention: Intervention) -> None:
+    """Raise `StoreRefused`, naming the intervention, where it says what cannot be."""
+    it = intervention
+    flaw = _naive(
+        *(it.proposed_utc, it.expires_utc, it.approved_utc, it.queued_utc, it.delivered_utc),
+        *(it.acknowledged_utc, it.acted_utc, it.closed_utc, it.measured_utc),
+    )
+    shares = (it.alignment_before, it.alignment_after)
+    if not (it.id and it.agent and it.key):
+        flaw = flaw or _NAMELESS
+    elif not it.message:
+        flaw = flaw or "its message is empty"
+    elif it.attempts < 0 or any(share is not None and not 0 <= share <= 1 for share in shares):
+        flaw = flaw or "its attempts are negative, or an alignment is not within 0..1"
+    else:
+        flaw = flaw or _flaw_of_course(it)
+    if flaw:
+        raise StoreRefused(f"intervention {it.id!a}: {flaw}")
+
+
+def check_hold(hold: Hold) -> None:
+    """Raise `StoreRefused`, naming its kind, where a hold says what cannot be."""
+    if flaw := _naive(hold.since_utc, hold.until_utc) or ("" if hold.subject else _NAMELESS):
+        raise StoreRefused(f"hold {hold.kind}: {flaw}")
+
+
+def check_lease(name: str, owner: str, ttl_s: float) -> None:
+    """Raise `StoreRefused` where there is nobody, or no time, to lease for."""
+    if not (name and owner and 0 < ttl_s < _LONGEST_LEASE_S):
+        raise StoreRefused(f"lease {name!a}: it needs a name, an owner and a time > 0, of days")
+
+
+def check_token(token: Token) -> None:
+    """Raise `StoreRefused`, naming the token, where it says what cannot be."""
+    flaw = _naive(token.created_utc) or ("" if token.id else _NAMELESS)
+    if len(token.secret_hash) != _HASH_BYTES:
+        flaw = flaw or f"its hash has not {_HASH_BYTES} bytes"
+    if flaw:
+        raise StoreRefused(f"token {token.id!a}: {flaw}")
+
+
 _NAIVE = "a time has no zone; make it aware, in UTC"
 _NAMELESS = "an id is empty"
 _NEGATIVE = "the number of steps is negative"
+_LONGEST_LEASE_S = 1e7
+_HASH_BYTES = 32
+_LARGEST = 2**63 - 1
+
+
+def _naive(*times_utc: datetime | None) -> str:
+    return _NAIVE if any(at and at.utcoffset() is None for at in times_utc) else ""
+
+
+def _flaw_of_life(life: LifeRecord) -> str:
+    if not life.agent:
+        return _NAMELESS
+    if not (0 <= life.epoch <= _LARGEST and 0 <= life.sequence <= _LARGEST):
+        return "its epoch or sequence is out of range"
+    if life.process is not None and (life.process.pid < 1 or life.process.started_ticks < 0):
+        return "its process is none"
+    if not min(life.gaps_s, default=0.0) >= 0 or not (life.interval_s or 0.0) >= 0:
+        return "an interval is negative"
+    return ""
+
+
+def _flaw_of_course(it: Intervention) -> str:
+    """Where the state and the times of an intervention do not fit."""
+    reached = {
+        InterventionState.APPROVED: it.approved_utc is not None and it.approved_by != "",
+        InterventionState.QUEUED: it.queued_utc is not None,
+        InterventionState.DELIVERED: it.delivered_utc is not None and it.channel != "",
+        InterventionState.ACKNOWLEDGED: it.acknowledged_utc is not None,
+        InterventionState.ACTED: it.acted_utc is not None,
+    }
+    if not reached.get(it.state, True):
+        return f"it is {it.state} without what belongs to that"
+    if (it.state in CLOSED) != (it.closed_utc is not None):
+        return "it is closed without its time, or open with one"
+    if (it.state is InterventionState.FAILED) != (it.failure != ""):
+        return "it failed for no reason, or did not and has one"
+    if it.hold_out and it.delivered_utc is not None:
+        return "it is held out, and delivered"
+    measured = it.alignment_after is not None or it.standing_after is not None
+    if measured and it.measured_utc is None:
+        return "it has a measure without its time"
+    return ""
 
 
 def _flaw_of_entry(entry: Entry) -> str:

@@ -9,9 +9,17 @@ from datetime import UTC, datetime, timedelta
 
 import trio
 
-from custosd.adapters.encoding import check_time
+from custosd.adapters.encoding import (
+    check_hold,
+    check_intervention,
+    check_lease,
+    check_lives,
+    check_restart,
+    check_time,
+    check_token,
+)
 from custosd.core.agents import AgentId
-from custosd.core.errors import StoreError
+from custosd.core.errors import StoreError, StoreRefused
 from custosd.core.holds import Hold, HoldKind
 from custosd.core.lives import LifeRecord
 from custosd.core.restarts import Restart
@@ -57,8 +65,7 @@ class MemoryActions:
     async def save_lives(self, lives: Sequence[LifeRecord]) -> None:
         """See the port."""
         await self._reach()
-        for life in lives:
-            check_time(life.since_utc)
+        check_lives(lives)
         for life in lives:
             known = self._lives.get(life.agent)
             if known is None or (life.epoch, life.sequence) >= (known.epoch, known.sequence):
@@ -67,7 +74,7 @@ class MemoryActions:
     async def intend_restart(self, restart: Restart) -> Restart | None:
         """See the port."""
         await self._reach()
-        check_time(restart.intended_utc)
+        check_restart(restart)
         known = self._restarts.get(restart.id)
         if known is not None:
             return known
@@ -84,24 +91,34 @@ class MemoryActions:
     async def save_restart(self, restart: Restart) -> bool:
         """See the port."""
         await self._reach()
+        check_restart(restart)
         known = self._restarts.get(restart.id)
-        if known is None or known.ended or restart.fence < known.fence:
+        if known is None:
+            return False
+        if known.ended:
+            return _end_of(known) == _end_of(restart)
+        if restart.fence < known.fence:
             return False
         self._restarts[restart.id] = replace(
-            restart, epoch=known.epoch, next_epoch=known.next_epoch, key=known.key
+            restart,
+            epoch=known.epoch,
+            next_epoch=known.next_epoch,
+            key=known.key,
+            intended_utc=known.intended_utc,
         )
         return True
 
     async def restarts(self, since_utc: datetime) -> tuple[Restart, ...]:
         """See the port."""
         await self._reach()
+        check_time(since_utc)
         found = [r for r in self._restarts.values() if not r.ended or r.intended_utc >= since_utc]
         return tuple(sorted(found, key=lambda restart: (restart.intended_utc, restart.id)))
 
     async def propose(self, intervention: Intervention) -> bool:
         """See the port."""
         await self._reach()
-        check_time(intervention.proposed_utc)
+        check_intervention(intervention)
         if intervention.id in self._interventions or any(
             (other.agent, other.key) == (intervention.agent, intervention.key)
             for other in self._interventions.values()
@@ -115,15 +132,19 @@ class MemoryActions:
     ) -> bool:
         """See the port."""
         await self._reach()
+        check_intervention(intervention)
         known = self._interventions.get(intervention.id)
         if known is None or known.state is not before:
             return False
-        self._interventions[intervention.id] = intervention
+        self._interventions[intervention.id] = replace(
+            intervention, key=known.key, proposed_utc=known.proposed_utc
+        )
         return True
 
     async def interventions(self, since_utc: datetime) -> tuple[Intervention, ...]:
         """See the port."""
         await self._reach()
+        check_time(since_utc)
         found = [
             told
             for told in self._interventions.values()
@@ -134,7 +155,7 @@ class MemoryActions:
     async def place_hold(self, hold: Hold) -> None:
         """See the port."""
         await self._reach()
-        check_time(hold.since_utc)
+        check_hold(hold)
         self._holds[hold.key] = hold
 
     async def lift_hold(self, kind: HoldKind, subject: str) -> bool:
@@ -150,6 +171,7 @@ class MemoryActions:
     async def take_lease(self, name: str, owner: str, ttl_s: float) -> Lease | None:
         """See the port."""
         await self._reach()
+        check_lease(name, owner, ttl_s)
         now = self._now_utc()
         known = self._leases.get(name)
         lives = known is not None and known.expires_utc > now
@@ -165,7 +187,8 @@ class MemoryActions:
         await self._reach()
         known = self._leases.get(name)
         if known is not None and known.owner == owner:
-            self._leases[name] = replace(known, expires_utc=self._now_utc())
+            ends_utc = min(known.expires_utc, self._now_utc())
+            self._leases[name] = replace(known, expires_utc=ends_utc)
 
     async def tokens(self) -> tuple[Token, ...]:
         """See the port."""
@@ -175,9 +198,19 @@ class MemoryActions:
     async def save_token(self, token: Token) -> None:
         """See the port."""
         await self._reach()
-        self._tokens[token.id] = token
+        check_token(token)
+        known = self._tokens.setdefault(token.id, token)
+        if known.secret_hash != token.secret_hash:
+            raise StoreRefused(
+                f"there is another token {token.id!a}: revoke it, or choose a new id"
+            )
 
     async def revoke_token(self, token_id: str) -> bool:
         """See the port."""
         await self._reach()
         return self._tokens.pop(token_id, None) is not None
+
+
+def _end_of(restart: Restart) -> tuple[object, ...]:
+    """By what the word that ended a restart is known when it is repeated."""
+    return restart.state, restart.owner, restart.fence, restart.failure, restart.ended_utc

@@ -1,39 +1,59 @@
-"""Which process an id means now, for good: read from /proc, by no clock that can be set."""
+"""Which process an id means now, for good: read from /proc, by no clock that can be set.
 
+psutil's `create_time` is a time of day, the start since the boot plus the time of the boot,
+and moves with every step of the clock; the start alone it has only in private. So field 22
+of /proc/PID/stat is read here: clock ticks since the boot, which never change.
+
+Law: a process is gone only where that was seen. A /proc that hides the processes of others
+(hidepid) shows the living as absent: then the kernel is asked, and may say "unknown".
+"""
+
+import os
 from functools import cache
 from pathlib import Path
 
 from custosd.core.evidence import ProcessIdentity
 
-_START = 19
-"""Field 22 of /proc/PID/stat, counted behind the name, which may hold anything."""
+_STATE, _PARENT, _START = 0, 1, 19
+"""Fields 3, 4 and 22 of /proc/PID/stat, counted behind the name, which may hold anything."""
 
-_STATE = 0
+_LONGEST_LINE = 4096
+
+_REMAINS = frozenset("ZXx")
+"""The states of what is left of a process after its end."""
 
 
 def identify(pid: int) -> ProcessIdentity | None:
-    """The process that has this id now; None where there is none, or only its remains.
-
-    psutil's `create_time` is a time of day and moves when the clock is set; what it has
-    beside that is private. So the start is read here: ticks since the boot never change.
-    """
-    fields = _stat(pid)
-    if fields is None or fields[_STATE] in {"Z", "X", "x"}:
+    """The process that has this id now; None where none can be seen, or only its remains."""
+    try:
+        state, started_ticks = _read(pid)
+    except (OSError, ValueError):
         return None
-    return ProcessIdentity(pid, int(fields[_START]), boot_id())
+    return None if state in _REMAINS else ProcessIdentity(pid, started_ticks, boot_id())
 
 
 def is_gone(process: ProcessIdentity) -> bool | None:
-    """Whether this very process is no more; None: that can not be seen from here."""
+    """Whether this very process is no more; None: that can not be seen from here.
+
+    What was started in an earlier boot is gone.
+    """
     if process.boot_id != boot_id():
         return True
     try:
-        fields = _read(process.pid)
-    except FileNotFoundError:
-        return True
-    except (ProcessLookupError, PermissionError, OSError, ValueError):
+        state, started_ticks = _read(process.pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return True if _nobody_has(process.pid) else None
+    except (OSError, ValueError):
         return None
-    return fields[_STATE] in {"Z", "X", "x"} or int(fields[_START]) != process.started_ticks
+    return state in _REMAINS or started_ticks != process.started_ticks
+
+
+def parent_of(pid: int) -> int | None:
+    """The id of a process's parent; None where that can not be seen."""
+    try:
+        return int(_fields(pid)[_PARENT])
+    except (OSError, ValueError):
+        return None
 
 
 @cache
@@ -42,15 +62,31 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def _stat(pid: int) -> list[str] | None:
+def _nobody_has(pid: int) -> bool:
+    # The kernel answers for processes that /proc does not show, too; nothing is sent.
     try:
-        return _read(pid)
-    except (OSError, ValueError):
-        return None
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
-def _read(pid: int) -> list[str]:
+def _read(pid: int) -> tuple[str, int]:
+    fields = _fields(pid)
+    return fields[_STATE], int(fields[_START])
+
+
+def _fields(pid: int) -> list[str]:
     if pid <= 0:
         raise ValueError(f"{pid} is no process id")
-    text = Path(f"/proc/{pid}/stat").read_bytes().decode("utf-8", "replace")
-    return text[text.rindex(")") + 2 :].split()
+    descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        line = os.read(descriptor, _LONGEST_LINE)
+    finally:
+        os.close(descriptor)
+    fields = line[line.rindex(b")") + 2 :].decode("ascii", "replace").split()
+    if len(fields) <= _START:
+        raise ValueError(f"/proc/{pid}/stat is not as it should be")
+    return fields

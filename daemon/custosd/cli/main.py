@@ -3,11 +3,15 @@
 import click
 
 from custosd import __version__
+from custosd.cli.acts import act_commands
 from custosd.cli.agents import agents, status
 from custosd.cli.analyze import analyze
+from custosd.cli.beat import beat
 from custosd.cli.config import config_commands
 from custosd.cli.demo import demo
+from custosd.cli.drill import drill
 from custosd.cli.run import migrate, run
+from custosd.cli.token import token
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -37,5 +41,17 @@ def main(
     ctx.obj = {"config": list(config_files), "log_format": log_format, "log_level": log_level}
 
 
-for command in (run, demo, migrate, status, agents, analyze, *config_commands):
+for command in (
+    run,
+    demo,
+    migrate,
+    status,
+    agents,
+    analyze,
+    beat,
+    token,
+    drill,
+    *act_commands,
+    *config_commands,
+):
     main.add_command(command)

@@ -3,6 +3,8 @@
 import faulthandler
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import click
 
@@ -14,6 +16,7 @@ from custosd.cli.exit_codes import FAILURE
 from custosd.cli.settings import (
     log_for_a_command,
     log_for_a_daemon,
+    read_again,
     run_to_the_end,
     say_if_forced,
     settings,
@@ -28,6 +31,8 @@ from custosd.flow.stopping import open_stopping
 def run(ctx: click.Context) -> None:
     """Run the daemon in the foreground, until SIGTERM or SIGINT; a second one ends it at once.
 
+    SIGHUP has it read its configuration again: validated first, then taken up as a whole.
+
     Exits with 0 when all that was under way is stored, 1 when a second signal cut that
     short, 69 if something needed is not there, 75 if it may be there later, 78 if the
     configuration is wrong.
@@ -37,12 +42,21 @@ def run(ctx: click.Context) -> None:
     if sys.__stderr__ is not None:
         # A service manager that finds us hanging sends SIGABRT: then every thread says where.
         faulthandler.enable(sys.__stderr__)
-    say_if_forced(run_to_the_end(_run, config, ServiceManager()))
+    reread = partial(read_again, ctx)
+    say_if_forced(run_to_the_end(_run, config, ServiceManager(), reread))
 
 
-async def _run(config: Config, manager: ServiceManager) -> bool:
+async def _run(config: Config, manager: ServiceManager, reread: Callable[[], Config]) -> bool:
     async with open_stopping() as stopping:
-        await run_daemon(config, os.environ, manager, stopping.stop, wall_clock())
+        await run_daemon(
+            config,
+            os.environ,
+            manager,
+            stopping.stop,
+            wall_clock(),
+            reread=reread,
+            hangups=stopping.hangups,
+        )
     return stopping.forced
 
 

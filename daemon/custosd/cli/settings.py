@@ -23,11 +23,16 @@ T = TypeVar("T")
 def settings(ctx: click.Context) -> Config:
     """The configuration in force; ends with BAD_CONFIG, all problems told, if it is wrong."""
     try:
-        return read_config(locate_config(ctx.obj["config"], os.environ))
+        return read_again(ctx)
     except InvalidConfig as error:
         for problem in error.problems:
             click.echo(str(problem), err=True)
         sys.exit(BAD_CONFIG)
+
+
+def read_again(ctx: click.Context) -> Config:
+    """The configuration as it stands in the files now; raises `InvalidConfig`."""
+    return read_config(locate_config(ctx.obj["config"], os.environ))
 
 
 def log_for_a_daemon(ctx: click.Context, config: Config) -> None:

@@ -24,6 +24,8 @@ class Act(StrEnum):
     SILENCE = "silence"
     ACK = "ack"
     RELOAD = "reload"
+    ENROL = "enrol"
+    DISMISS = "dismiss"
 
 
 TELLING = frozenset({Act.WHY, Act.FORECAST})

@@ -2,38 +2,30 @@
 
     beats, looks, growth, deaths ──► [ Lives ] ──► Health (at any time), facts, the next deadline
 
+What is known of one agent, and the verdict, is in `core.ledger`; when a silence means what in
+`core.ladder`; what comes next for it in `core.appointments`.
+
 Laws:
 
 1. Misses are counted in elapsed intervals since an agent was last heard, not in looks; each
    rung of the ladder is told once a silence. Silence alone is never worse than a suspicion.
-2. Bad takes positive evidence: a process seen to be gone (at once), or at least two kinds of
-   sources that agree that nothing moves while none says that something does.
-3. "Nothing moves" is said of a source only when two looks at it, `hang_after_s` apart or
-   more, measured the same, or when its process is stopped. A claim to work is no work.
-4. Whatever kept us from hearing (a start, a stall, a suspend) is nobody's silence: `amnesty`
-   starts every silence anew.
-5. Cost: O(log n) a sign of life or deadline; nothing looks at all lives but `amnesty`,
-   `overdue` and `records`.
+2. Whatever kept us from hearing (a start, a stall, a suspend) is nobody's silence: `amnesty`
+   gives everybody a full deadline from then on.
+3. States follow `core.agents.TRANSITIONS`, and every change of state or verdict is a fact.
+4. Cost: O(log n) a sign of life or deadline, and most beats are O(1); nothing looks at all
+   lives but `amnesty`, `overdue`, `records` and `restore`.
 """
 
 import heapq
 import math
-from array import array
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from custosd.core.agents import AgentId, AgentState, path_to
-from custosd.core.beats import (
-    LONGEST_INTERVAL_S,
-    LONGEST_WAIT_S,
-    Beat,
-    BeatStatus,
-    ReceivedBeat,
-    WaitKind,
-)
+from custosd.core.appointments import listens, look_at, next_rung_at, rung_at
+from custosd.core.beats import LONGEST_WAIT_S, Beat, BeatStatus, ReceivedBeat
 from custosd.core.evidence import (
     Condition,
     Evidence,
@@ -44,33 +36,52 @@ from custosd.core.evidence import (
     Source,
     Value,
 )
-from custosd.core.explanations import LifeExplained, Outlook
 from custosd.core.facts import AmnestyGranted, BeatMissed, Fact, LifeChanged
+from custosd.core.holds import FLEET
+from custosd.core.ladder import (
+    DEGRADE,
+    SLOWEST,
+    SUSPECT,
+    Gaps,
+    LivenessLimits,
+    breaker_open,
+    slowness_of,
+)
+from custosd.core.ledger import (
+    AFTERGLOW_S,
+    ENDED_AS_TOLD,
+    ENDING,
+    ENDS,
+    FINISHED,
+    NEVER,
+    WORKING,
+    Ledger,
+    Watched,
+    judge,
+)
+from custosd.core.life_accounts import LifeAccount, account
 from custosd.core.lives import LifeRecord
 
-WARN, DEGRADE, SUSPECT = 1, 2, 3
-"""The rungs of the ladder."""
+__all__ = [
+    "Due",
+    "Fences",
+    "LivenessLimits",
+    "Lives",
+    "Watched",
+    "breaker_open",
+    "slowness_of",
+]
 
-GONE = frozenset({"process_gone", "unit_failed", "unit_gone"})
-"""What an observation says of a process that is no more, for whatever reason."""
+SLOW_RECHECK_S = 5.0
+"""A deadline that our own slowness put off is looked at again this soon: slowness may pass."""
 
-CLEAN = "unit_inactive"
-"""A unit that was stopped or ended by itself, without a fault."""
+LOOK_LOST_S = 300.0
+"""A round of looks that takes longer than this was lost; it is begun anew."""
 
-STOPPED = "process_stopped"
+STORED_GAPS = 32
+"""So many of an agent's last gaps outlive the process."""
 
-LOOK_AGAIN_S = 30.0
-"""How long after one look at a silent agent the next one follows."""
-
-FIRST_LOOK_S = 2.0
-"""How soon after its start an agent is looked at for the first time."""
-
-BUSY_SHARE = 0.02
-"""The share of a processor below which its use is no sign of work: a thread that only beats."""
-
-FOR_EVER = math.inf
-
-_EXPECTED_STATE = {
+_STATES = {
     BeatStatus.STARTING: AgentState.STARTING,
     BeatStatus.IDLE: AgentState.IDLE,
     BeatStatus.RUNNING: AgentState.RUNNING,
@@ -80,44 +91,15 @@ _EXPECTED_STATE = {
     BeatStatus.FINISHED: AgentState.TERMINATED,
 }
 
-_WORKING = frozenset({BeatStatus.RUNNING, BeatStatus.MONITORING, BeatStatus.STARTING})
-_ENDING = frozenset({BeatStatus.STOPPING, BeatStatus.FINISHED})
+_STATUSES = {
+    AgentState.IDLE: BeatStatus.IDLE,
+    AgentState.WAITING: BeatStatus.WAITING,
+    AgentState.STARTING: BeatStatus.STARTING,
+    AgentState.TERMINATED: BeatStatus.FINISHED,
+}
 
 
-@dataclass(frozen=True, slots=True)
-class LivenessLimits:
-    """Seconds, counts and shares; see the section `liveness` of the configuration."""
-
-    idle_interval_s: float = 30.0
-    running_interval_s: float = 15.0
-    monitor_interval_s: float = 5.0
-    margin_s: float = 5.0
-    gaps: int = 200
-    quantile: float = 0.985
-    shortest_deadline_s: float = 50.0
-    longest_deadline_s: float = 300.0
-    startup_grace_s: float = 60.0
-    recover_beats: int = 2
-    hang_after_s: float = 900.0
-    busy_limit_s: float = 3600.0
-    breaker_agents: int = 5
-    breaker_share: float = 0.05
-    breaker_period_s: float = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """What can be known of an agent. `interval_s` None: by its status, or as it declares.
-
-    `hang_after_s` None: as for all. `beats`: whether it is expected to beat.
-    """
-
-    agent: AgentId
-    host: str = ""
-    sources: frozenset[Source] = frozenset({Source.BEAT})
-    beats: bool = True
-    interval_s: float | None = None
-    hang_after_s: float | None = None
+_SUSPECTS = frozenset({Condition.LATE, Condition.HUNG})
 
 
 class Fences(Protocol):
@@ -132,55 +114,17 @@ class Fences(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Measure:
-    """A measure of progress: its value, since when it has it, and when it was last looked at."""
-
-    value: float
-    since: float
-    looked_at: float
-
-
 @dataclass(slots=True)
-class _Life:
-    watched: Watched
-    epoch: int = 0
-    sequence: int = 0
-    heard_epoch: int = -1
+class Life(Ledger):
+    """One agent's ledger, and how it stands. `next_at`: its valid entry in the heap."""
+
     state: AgentState = AgentState.STARTING
+    since: float = 0.0
     condition: Condition = Condition.UNKNOWN
     value: Value = Value.UNKNOWN
-    reason: str = "never_heard"
-    since: float = 0.0
-    heard_at: float | None = None
-    quiet_from: float = 0.0
-    """From when on silence counts: the last beat, or the end of a grace or a wait."""
-    status: BeatStatus = BeatStatus.STARTING
-    declared_s: float | None = None
-    gaps: "array[float] | None" = None
-    own_deadline_s: float = 0.0
-    wait_kind: WaitKind | None = None
-    wait_until: float = 0.0
-    rung: int = 0
+    reason: str = ""
     good_beats: int = 0
-    progressed_at: float = 0.0
-    """When work was last seen to be done, by anything but the agent's own word."""
-    beyond_cpu_at: float = 0.0
-    """The same, by anything but the use of a processor."""
-    claim: str = ""
-    claimed_at: float = 0.0
-    task: str = ""
-    process: ProcessIdentity | None = None
-    former: ProcessIdentity | None = None
-    """The process of the incarnation before; that it is gone is no news."""
-    exit: Exit | None = None
-    seen: dict[Source, Evidence] = field(default_factory=dict)
-    measures: dict[Source, _Measure] = field(default_factory=dict)
-    looking: bool = False
-    looked_at: float = -math.inf
-    restarting: bool = False
     quarantined: bool = False
-    ended: bool = False
     next_at: float = math.inf
 
 
@@ -193,32 +137,89 @@ class Due:
 
 
 class Lives:
-    """All lives. Methods take `now` (trio's clock) and return what happened, as facts."""
+    """All lives. Methods take `now` (trio's clock) and return what happened, as facts.
+
+    Nothing waits. What is said of an agent that is not watched changes nothing.
+    """
 
     def __init__(self, limits: LivenessLimits, fences: Fences | None = None) -> None:
-        self.limits = limits
+        self._limits = limits
         self._fences = fences
-        self._lives: dict[AgentId, _Life] = {}
+        self._lives: dict[AgentId, Life] = {}
         self._heap: list[tuple[float, AgentId]] = []
         self._slowness = 1.0
         self._suspected: dict[AgentId, float] = {}
+        self._on_host: dict[str, int] = {}
+        self._open_breakers: frozenset[str] = frozenset()
+        self._untold: list[Fact] = []
+        self._changed: set[AgentId] = set()
+
+    @property
+    def limits(self) -> LivenessLimits:
+        """What is gone by; replaced as a whole, every deadline is then reckoned anew."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: LivenessLimits) -> None:
+        if limits == self._limits:
+            return
+        self._limits = limits
+        for life in self._lives.values():
+            if life.gaps is not None:
+                life.gaps.reckon(limits)
+            self._look_over(life)
 
     # Who is watched
 
     def watch(self, watched: Watched, now: float) -> None:
-        """Watch an agent from now on, or with other sources; it has its start-up grace."""
+        """Watch an agent from now on, or with other sources; a new one has its start-up grace.
+
+        How it stands is told by the next `due`.
+        """
         life = self._lives.get(watched.agent)
-        if life is not None:
-            life.watched = watched
+        if life is None:
+            life = self._lives[watched.agent] = Life(watched, since=now)
+            life.begin(now, self._limits)
         else:
-            life = self._lives[watched.agent] = _Life(watched, since=now)
-            self._begin(life, now)
-        self._plan(life, now)
+            self._count(life.watched.host, -1)
+            life.watched = watched
+        self._count(watched.host, 1)
+        self._look_over(life)
 
     def unwatch(self, agent: AgentId) -> None:
         """Watch an agent no longer; nothing is held of it any more."""
-        self._lives.pop(agent, None)
-        self._suspected.pop(agent, None)
+        life = self._lives.pop(agent, None)
+        if life is not None:
+            self._count(life.watched.host, -1)
+            self._suspected.pop(agent, None)
+            self._changed.discard(agent)
+
+    def let_go(self, agent: AgentId, now: float) -> tuple[Fact, ...]:
+        """Watch an agent no longer, and tell that nothing more is to come of it."""
+        life = self._lives.get(agent)
+        if life is None:
+            return ()
+        life.ended = life.ended or ENDED_AS_TOLD
+        facts = self._settled(life, now, plan=False)
+        self.unwatch(agent)
+        return facts
+
+    def lacks_process(self, agent: AgentId, pid: int) -> bool:
+        """Whether a process of this id, which speaks for an agent, is not known to live."""
+        life = self._lives.get(agent)
+        if life is None:
+            return False
+        return life.process is None or life.process.pid != pid or life.gone is not None
+
+    def _look_over(self, life: Life) -> None:
+        """Have the next `due` reckon everything about this life."""
+        life.next_at = NEVER
+        heapq.heappush(self._heap, (NEVER, life.watched.agent))
+
+    def _count(self, host: str, by: int) -> None:
+        self._on_host[host] = self._on_host.get(host, 0) + by
+        if not self._on_host[host]:
+            del self._on_host[host]
 
     def __contains__(self, agent: AgentId) -> bool:
         return agent in self._lives
@@ -229,10 +230,17 @@ class Lives:
     def __iter__(self) -> Iterator[AgentId]:
         return iter(self._lives)
 
+    # What is known of one
+
     def watched(self, agent: AgentId) -> Watched | None:
         """What can be known of an agent; None for one that is not watched."""
         life = self._lives.get(agent)
         return life.watched if life else None
+
+    def state(self, agent: AgentId) -> AgentState | None:
+        """Where an agent stands in its life; None for one that is not watched."""
+        life = self._lives.get(agent)
+        return life.state if life else None
 
     def process(self, agent: AgentId) -> ProcessIdentity | None:
         """The process that is known to work for an agent."""
@@ -240,161 +248,184 @@ class Lives:
         return life.process if life else None
 
     def exit_of(self, agent: AgentId) -> Exit | None:
-        """How the agent's process ended, where that was seen."""
+        """How the agent's last process ended, where that was seen."""
         life = self._lives.get(agent)
         return life.exit if life else None
-
-    def epoch(self, agent: AgentId) -> int:
-        """The incarnation that lives now, or lived last."""
-        life = self._lives.get(agent)
-        return life.epoch if life else 0
 
     def task(self, agent: AgentId) -> str:
         """What the agent says it works on; "" where it does not."""
         life = self._lives.get(agent)
         return life.task if life else ""
 
+    def epoch(self, agent: AgentId) -> int:
+        """The present incarnation."""
+        life = self._lives.get(agent)
+        return life.epoch if life else 0
+
     def heard(self, agent: AgentId, epoch: int) -> bool:
         """Whether a beat of this incarnation was taken in."""
         life = self._lives.get(agent)
         return life is not None and life.heard_epoch == epoch
 
-    def expect(self, agent: AgentId, epoch: int) -> None:
-        """Let in beats of this incarnation, which is about to begin."""
-        if self._fences is not None:
-            self._fences.expect(agent, epoch)
+    def health(self, agent: AgentId, now: float) -> Health:
+        """The liveness verdict over all evidence, now; unknown for one that is not watched."""
+        life = self._lives.get(agent)
+        if life is None:
+            return Health(Condition.UNKNOWN, Value.UNKNOWN, "not_watched")
+        return judge(life, self._limits, now)
+
+    def explain(self, agent: AgentId, now: float) -> LifeAccount | None:
+        """Everything that `why` and `forecast` say of a life; None: it is not watched."""
+        life = self._lives.get(agent)
+        if life is None:
+            return None
+        health = judge(life, self._limits, now)
+        return account(life, life.state, health, self._limits, self._slowness, now)
 
     # Signs of life
 
     def beat(self, received: ReceivedBeat) -> tuple[Fact, ...]:
-        """Take in a beat that was let in; one of an agent that is not watched is nothing."""
-        beat, now = received.beat, received.at
+        """Take in a beat that was let in; one of an earlier incarnation is nothing."""
+        beat, at = received.beat, received.at
         life = self._lives.get(beat.agent)
-        if life is None:
+        if life is None or beat.epoch < life.epoch or at < life.heard_at:
             return ()
-        if beat.epoch != life.epoch:
-            self._enter_epoch(life, beat.epoch, now)
-        in_time = life.rung == 0
-        if life.heard_at is not None and in_time and not life.wait_until:
-            self._learn_gap(life, now - life.heard_at)
-        life.heard_epoch, life.sequence = beat.epoch, beat.sequence
-        life.heard_at = life.quiet_from = now
-        life.good_beats = life.good_beats + 1 if in_time else 1
-        life.rung = 0
-        self._suspected.pop(beat.agent, None)
-        self._take_status(life, beat, now)
-        self._take_process(life, beat)
-        life.seen[Source.BEAT] = Evidence(
-            Source.BEAT, Value.OK, now, self._suspect_s(life), "beat_heard"
+        usual = (
+            life.reason == "heard"
+            and life.rung == 0
+            and beat.status is life.status
+            and beat.epoch == life.epoch
+            and beat.wait is None
+            and life.wait_kind is None
+            and beat.interval_s == life.declared_s
+            and life.gone is None
+            and life.good_beats >= self._limits.recover_beats
+            and not (life.ended or life.restarting or life.quarantined)
         )
-        return self._settled(life, now)
+        if usual:
+            # Nothing but time has changed, and the next deadline only moves on.
+            self._hear(life, beat, at)
+            self._take_process(life, beat)
+            return ()
+        self._changed.add(beat.agent)
+        return self._take_beat(life, beat, at)
 
-    def _take_status(self, life: _Life, beat: Beat, now: float) -> None:
-        if beat.status in _WORKING and life.status not in _WORKING:
+    def _take_beat(self, life: Life, beat: Beat, at: float) -> tuple[Fact, ...]:
+        if beat.epoch != life.epoch:
+            self._enter_epoch(life, beat.epoch, at)
+        self._hear(life, beat, at)
+        life.rung, life.suspect_at = 0, NEVER
+        self._suspected.pop(beat.agent, None)
+        self._take_status(life, beat, at)
+        self._take_process(life, beat)
+        life.protest(at, self._limits)
+        return self._settled(life, at)
+
+    def _hear(self, life: Life, beat: Beat, at: float) -> None:
+        if life.heard_at > NEVER and life.quiet_from == life.heard_at:
+            if life.gaps is None:
+                life.gaps = Gaps()
+            life.gaps.add(at - life.heard_at, self._limits)
+        life.heard_epoch, life.sequence = beat.epoch, beat.sequence
+        life.heard_at = life.quiet_from = at
+        life.good_beats += 1
+        if beat.task != life.task:
+            life.task = beat.task
+        if beat.progress != life.claim:
+            life.claim, life.claimed_at = beat.progress, at
+
+    def _take_status(self, life: Life, beat: Beat, at: float) -> None:
+        begins = beat.status in WORKING and life.status not in WORKING
+        if begins or (beat.status is BeatStatus.RUNNING and life.status is BeatStatus.STARTING):
             # Work begins now: what was not done while it rested is no lack of progress.
-            life.progressed_at = life.beyond_cpu_at = life.claimed_at = now
-            life.measures.clear()
+            life.rest(at)
         life.status, life.declared_s = beat.status, beat.interval_s
-        life.wait_kind, life.wait_until = None, 0.0
+        if life.wait_kind is not None:
+            # Whatever it waited for, it is back: it has been expected not to work until now.
+            life.rested_at = at
+            life.wait_kind, life.wait_until = None, NEVER
         if beat.wait is not None:
             life.wait_kind = beat.wait.kind
-            life.wait_until = now + min(beat.wait.expected_s, LONGEST_WAIT_S)
+            life.wait_until = at + min(max(beat.wait.expected_s, 0.0), LONGEST_WAIT_S)
             life.quiet_from = life.wait_until
-            life.progressed_at = life.beyond_cpu_at = life.claimed_at = life.wait_until
-            life.measures.clear()
-        life.task = beat.task or life.task
-        if beat.progress != life.claim:
-            life.claim, life.claimed_at = beat.progress, now
+            life.rest(life.wait_until)
+        if life.restarting:
+            return  # whatever it says of its end is our doing
+        life.ours = False
         if beat.status is BeatStatus.FINISHED:
-            life.ended = True
-        elif life.ended and beat.status not in _ENDING:
-            life.ended = False
+            life.ended = FINISHED
+        elif life.ended == FINISHED and beat.status not in ENDING:
+            life.ended = ""
 
-    def _take_process(self, life: _Life, beat: Beat) -> None:
-        gone = life.seen.get(Source.PROCESS)
+    @staticmethod
+    def _take_process(life: Life, beat: Beat) -> None:
         if life.process is not None and beat.pid and beat.pid != life.process.pid:
-            # Another process speaks for it: what was known of the old one is of no use.
-            life.process, life.exit = None, None
-            life.seen.pop(Source.PROCESS, None)
-            life.measures.pop(Source.PROCESS, None)
-            life.looked_at = -math.inf
-        elif gone is not None and gone.detail in GONE and not beat.pid:
-            # Words of the dead may arrive late: only another look tells.
-            life.looked_at = -math.inf
+            # Another process speaks for it: it must be found before anything is held of it.
+            life.process, life.exit, life.gone = None, None, None
+            life.looks.pop(Source.PROCESS, None)
+            life.attended = False
 
-    def grown(self, agent: AgentId, now: float) -> tuple[Fact, ...]:
-        """The agent's transcript grew: work was done."""
+    def grown(
+        self, agent: AgentId, now: float, status: BeatStatus | None = None
+    ) -> tuple[Fact, ...]:
+        """The agent's transcript grew: work was done.
+
+        `status` is what the transcript says it is doing; heard only of one that does not beat.
+        """
         life = self._lives.get(agent)
         if life is None:
             return ()
-        life.progressed_at = max(life.progressed_at, now)
-        life.beyond_cpu_at = max(life.beyond_cpu_at, now)
-        life.seen[Source.TRANSCRIPT] = Evidence(
-            Source.TRANSCRIPT, Value.OK, now, self._hang_s(life), "transcript_grew"
-        )
-        # What grows is written by somebody who lives: a gone process has a successor.
+        if status is not None and not life.watched.beats:
+            if status in WORKING and life.status not in WORKING:
+                life.rest(now)
+            life.status = status
+        life.worked(now)
+        life.grown_at = max(life.grown_at, now)
+        if now > life.gone_since + AFTERGLOW_S:
+            life.protest(now, self._limits)
+            if not life.watched.beats:
+                life.ended = ""
         return self._settled(life, now)
 
-    def observed(self, agent: AgentId, seen: Observation, now: float) -> tuple[Fact, ...]:
-        """Take in what a probe saw."""
+    def observed(
+        self, agent: AgentId, seen: Observation, now: float, since: float | None = None
+    ) -> tuple[Fact, ...]:
+        """Take in what a look saw that began at `since` (None: now).
+
+        What was looked at before the present incarnation began says nothing of it.
+        """
+        return self.saw(agent, (seen,), now, since)
+
+    def saw(
+        self, agent: AgentId, seen: Iterable[Observation], now: float, since: float | None = None
+    ) -> tuple[Fact, ...]:
+        """Take in all that one look saw: it is judged as a whole."""
+        life = self._lives.get(agent)
+        at = now if since is None else min(since, now)
+        if life is None or at < life.began_at:
+            return ()
+        before = life.process
+        for one in seen:
+            life.take_look(one, at, self._limits)
+        if life.process != before:
+            self._changed.add(agent)
+        return self._settled(life, now)
+
+    def looked(self, agent: AgentId, now: float) -> tuple[Fact, ...]:
+        """The looks at an agent that `due` asked for are over, whatever came of them."""
         life = self._lives.get(agent)
         if life is None:
             return ()
-        if seen.source in (Source.PROCESS, Source.UNIT):
-            self._take_presence(life, seen, now)
-        else:
-            fresh_s = LOOK_AGAIN_S * 4
-            life.seen[seen.source] = Evidence(seen.source, seen.value, now, fresh_s, seen.detail)
-        if seen.progress is not None and seen.value is not Value.UNKNOWN:
-            self._measure(life, seen.source, seen.progress, now)
+        begun_at, life.looking_since = life.looking_since, None
+        life.looked_at = max(life.looked_at, now if begun_at is None else begun_at)
         return self._settled(life, now)
 
-    def _take_presence(self, life: _Life, seen: Observation, now: float) -> None:
-        if seen.value is Value.BAD and seen.detail in GONE:
-            if seen.process is not None and (
-                life.process not in {None, seen.process} or seen.process == life.former
-            ):
-                return  # an earlier process of it; the present one is another
-            life.exit = seen.exit or life.exit
-            life.seen[seen.source] = Evidence(seen.source, Value.BAD, now, FOR_EVER, seen.detail)
-            life.ended = life.ended or life.status in _ENDING
-            return
-        if seen.detail == CLEAN:
-            life.ended = True
-        if seen.value is Value.OK and seen.process is not None:
-            if life.process is not None and life.process != seen.process:
-                life.measures.pop(Source.PROCESS, None)
-                life.exit = None
-            life.process = seen.process
-            for source in (Source.PROCESS, Source.UNIT):
-                known = life.seen.get(source)
-                if known is not None and known.detail in GONE:
-                    del life.seen[source]
-            if life.ended and life.status not in _ENDING:
-                life.ended = False
-        fresh_s = LOOK_AGAIN_S * 4
-        life.seen[seen.source] = Evidence(seen.source, seen.value, now, fresh_s, seen.detail)
-
-    def _measure(self, life: _Life, source: Source, value: float, now: float) -> None:
-        known = life.measures.get(source)
-        if known is None:
-            life.measures[source] = _Measure(value, max(now, life.wait_until), now)
-            return
-        elapsed_s = max(now - known.looked_at, 1e-6)
-        if source is Source.PROCESS:
-            moved = (value - known.value) / elapsed_s >= BUSY_SHARE
-        else:
-            moved = value != known.value
-        if not moved:
-            life.measures[source] = _Measure(
-                value if source is Source.PROCESS else known.value, known.since, now
-            )
-            return
-        life.measures[source] = _Measure(value, now, now)
-        if source is not Source.PROCESS:
-            life.beyond_cpu_at = max(life.beyond_cpu_at, now)
-        if source is not Source.PROCESS or now - life.beyond_cpu_at <= self.limits.busy_limit_s:
-            life.progressed_at = max(life.progressed_at, now)
+    def attended(self, agent: AgentId, *, yes: bool, now: float) -> None:
+        """Whether the end of the agent's process will be told the moment it happens."""
+        life = self._lives.get(agent)
+        if life is not None and life.attended is not yes:
+            life.attended = yes
+            self._plan(life, now)
 
     def died(
         self, agent: AgentId, process: ProcessIdentity, exit_: Exit | None, now: float
@@ -403,24 +434,27 @@ class Lives:
         life = self._lives.get(agent)
         if life is None or life.process != process:
             return ()
-        life.exit = exit_
-        if exit_ is not None and exit_.code == 0 and life.status in _ENDING:
-            life.ended = True
-        life.ended = life.ended or life.status in _ENDING
-        life.seen[Source.PROCESS] = Evidence(
-            Source.PROCESS, Value.BAD, now, FOR_EVER, "process_gone"
-        )
+        life.exit = exit_ or life.exit
+        life.attended = False
+        life.is_gone(Evidence(Source.PROCESS, Value.BAD, now, math.inf, "process_gone"))
+        # Its unit may say that it was stopped on purpose.
+        life.looked_at = NEVER
         return self._settled(life, now)
 
     # What the actors did
 
+    def expect(self, agent: AgentId, epoch: int) -> None:
+        """Let in beats of this incarnation, which is about to begin."""
+        if self._fences is not None:
+            self._fences.expect(agent, epoch)
+
     def restart_began(self, agent: AgentId, next_epoch: int, now: float) -> tuple[Fact, ...]:
-        """From now on the silence of an agent is our doing."""
+        """From now on the silence of an agent, and its end, are our doing."""
         life = self._lives.get(agent)
         if life is None:
             return ()
         self.expect(agent, next_epoch)
-        life.restarting = True
+        life.restarting = life.ours = True
         self._suspected.pop(agent, None)
         return self._settled(life, now)
 
@@ -429,7 +463,7 @@ class Lives:
         life = self._lives.get(agent)
         if life is None:
             return ()
-        if epoch != life.epoch:
+        if epoch > life.epoch:
             self._enter_epoch(life, epoch, now)
         return self._settled(life, now)
 
@@ -440,7 +474,8 @@ class Lives:
             return ()
         life.restarting = False
         if ok:
-            life.rung = 0
+            life.rung, life.suspect_at, life.ours = 0, NEVER, False
+            life.quiet_from = max(life.quiet_from, now)
         return self._settled(life, now)
 
     def quarantined(self, agent: AgentId, now: float) -> tuple[Fact, ...]:
@@ -461,26 +496,23 @@ class Lives:
     # What we could not hear
 
     def amnesty(self, reason: str, gap_s: float, now: float) -> tuple[Fact, ...]:
-        """Start every silence anew: until a full deadline from now nobody is late."""
+        """Nobody's silence counts until a full deadline from now; rungs stay told.
+
+        The gap is left out of every time in which nothing moved.
+        """
         grace_s = 0.0
         facts: list[Fact] = []
         for life in self._lives.values():
-            life.quiet_from = max(life.quiet_from, now)
-            life.rung = 0
-            life.progressed_at = max(life.progressed_at, now)
-            life.beyond_cpu_at = max(life.beyond_cpu_at, now)
-            life.claimed_at = max(life.claimed_at, now)
-            life.measures.clear()
-            life.looking = False
-            grace_s = max(grace_s, self._suspect_s(life))
+            life.credit(gap_s, now)
+            if listens(life):
+                grace_s = max(grace_s, life.suspect_s(self._limits))
             facts += self._settled(life, now)
         self._suspected.clear()
         return (AmnestyGranted(reason, gap_s, grace_s, len(self._lives)), *facts)
 
-    def slowness(self, multiplier: float, now: float) -> None:
-        """Multiply all deadlines (1 or more): we ourselves are slow, or hear less than usual."""
-        self._slowness = max(1.0, multiplier)
-        del now  # deadlines are reckoned anew as they come up: a later one costs one look
+    def slowness(self, multiplier: float) -> None:
+        """Multiply deadlines (1..4) as they come up: we are slow, or hear less than usual."""
+        self._slowness = min(max(1.0, multiplier), SLOWEST)
 
     # Deadlines
 
@@ -496,128 +528,71 @@ class Lives:
 
     def due(self, now: float) -> Due:
         """Pass every deadline up to now. Agents to look at are named once until `looked`."""
-        facts: list[Fact] = []
-        look_at: list[AgentId] = []
+        facts, self._untold = self._untold, []
+        looks: list[AgentId] = []
         while self.next_at() <= now:
             agent = heapq.heappop(self._heap)[1]
             life = self._lives[agent]
             life.next_at = math.inf
+            if life.reason and self._next(life, now) > now:
+                self._plan(life, now)  # it was heard meanwhile: nothing is due yet
+                continue
             facts += self._climb(life, now)
             facts += self._settled(life, now, plan=False)
-            if not life.looking and self._look_at(life) <= now:
-                life.looking = True
-                look_at.append(agent)
+            if look_at(life, self._limits, self._slowness) <= now:
+                life.looking_since = now
+                looks.append(agent)
             self._plan(life, now)
-        return Due(tuple(facts), tuple(look_at))
-
-    def looked(self, agent: AgentId, now: float) -> tuple[Fact, ...]:
-        """The looks at an agent that `due` asked for are over."""
-        life = self._lives.get(agent)
-        if life is None:
-            return ()
-        life.looking, life.looked_at = False, now
-        return self._settled(life, now)
+        return Due(tuple(facts), tuple(looks))
 
     def overdue(self, now: float, late_s: float) -> tuple[AgentId, ...]:
-        """Lives whose deadline passed more than `late_s` ago and was not kept: none, or a bug."""
-        lost = tuple(
-            agent
-            for agent, life in self._lives.items()
-            if self._next(life) < now - late_s and not life.looking
-        )
-        for agent in lost:
-            self._plan(self._lives[agent], now)
-        return lost
+        """Lives whose deadline was lost more than `late_s` ago: none, or a defect. O(n).
 
-    def _climb(self, life: _Life, now: float) -> list[Fact]:
+        They are planned anew. So are looks that were never said to be over.
+        """
+        lost = []
+        for agent, life in self._lives.items():
+            if life.looking_since is not None and life.looking_since < now - LOOK_LOST_S:
+                life.looking_since, life.looked_at = None, now
+                lost.append(agent)
+            elif self._next(life, now) < now - late_s and life.next_at > now:
+                lost.append(agent)
+        for agent in lost:
+            self._lives[agent].next_at = math.inf
+            self._plan(self._lives[agent], now)
+        return tuple(lost)
+
+    def _climb(self, life: Life, now: float) -> list[Fact]:
         facts: list[Fact] = []
-        while self._is_listening(life) and life.rung < SUSPECT:
-            if self._rung_at(life, life.rung + 1) > now:
+        while life.rung < SUSPECT and listens(life):
+            if rung_at(life, life.rung + 1, self._limits, self._slowness) > now:
                 break
             life.rung += 1
             life.good_beats = 0
-            silent_s = now - (life.heard_at if life.heard_at is not None else life.quiet_from)
-            facts.append(BeatMissed(life.watched.agent, life.epoch, life.rung, round(silent_s, 3)))
+            if life.rung == SUSPECT:
+                life.suspect_at = now
+            if life.status is BeatStatus.STOPPING:
+                continue  # it said that it would fall silent
             if life.rung == SUSPECT:
                 self._suspected[life.watched.agent] = now
+            silent_s = now - (life.heard_at if life.heard_at > NEVER else life.began_at)
+            facts.append(BeatMissed(life.watched.agent, life.epoch, life.rung, round(silent_s, 3)))
         return facts
 
-    def _is_listening(self, life: _Life) -> bool:
-        return life.watched.beats and not (life.ended or life.restarting)
-
-    def _interval_s(self, life: _Life) -> float:
-        if life.declared_s is not None:
-            return min(max(life.declared_s, 1.0), LONGEST_INTERVAL_S)
-        if life.watched.interval_s is not None:
-            return life.watched.interval_s
-        match life.status:
-            case BeatStatus.MONITORING:
-                return self.limits.monitor_interval_s
-            case BeatStatus.RUNNING | BeatStatus.STARTING | BeatStatus.STOPPING:
-                return self.limits.running_interval_s
-            case _:
-                return self.limits.idle_interval_s
-
-    def _suspect_s(self, life: _Life) -> float:
-        """After how much silence an agent is a suspect (without our own slowness)."""
-        interval_s, limits = self._interval_s(life), self.limits
-        own_s = min(
-            max(life.own_deadline_s + interval_s + limits.margin_s, limits.shortest_deadline_s),
-            limits.longest_deadline_s,
+    def _next(self, life: Life, now: float) -> float:
+        return min(
+            next_rung_at(life, self._limits, now, self._slowness),
+            look_at(life, self._limits, self._slowness),
         )
-        return max(SUSPECT * interval_s + limits.margin_s, own_s)
 
-    def _rung_at(self, life: _Life, rung: int) -> float:
-        silent_s = rung * self._interval_s(life) + self.limits.margin_s
-        if rung == SUSPECT:
-            silent_s = self._suspect_s(life)
-        return life.quiet_from + silent_s * self._slowness
-
-    def _learn_gap(self, life: _Life, gap_s: float) -> None:
-        if life.gaps is None:
-            life.gaps = array("f")
-        life.gaps.append(gap_s)
-        if len(life.gaps) > self.limits.gaps:
-            del life.gaps[: len(life.gaps) - self.limits.gaps]
-        # The quantile of many gaps moves slowly; sorting them at each beat would not.
-        if len(life.gaps) <= 16 or not len(life.gaps) % 8 or gap_s > life.own_deadline_s:  # noqa: PLR2004 - see above
-            ordered = sorted(life.gaps)
-            place = min(len(ordered) - 1, math.ceil(self.limits.quantile * len(ordered)) - 1)
-            life.own_deadline_s = ordered[place]
-
-    def _hang_s(self, life: _Life) -> float:
-        return life.watched.hang_after_s or self.limits.hang_after_s
-
-    def _look_at(self, life: _Life) -> float:
-        """When an agent should be looked at next, whether or not it is due for other reasons."""
-        looks = life.watched.sources - {Source.BEAT}
-        if not looks or life.ended or life.restarting:
-            return math.inf
-        if life.rung >= SUSPECT or self._is_gone(life):
-            return life.looked_at + LOOK_AGAIN_S
-        if life.process is None and looks & {Source.PROCESS, Source.UNIT}:
-            # Found once, it is watched; where it can not be found, looking often does not help.
-            return life.looked_at + (LOOK_AGAIN_S if not life.seen else 4 * LOOK_AGAIN_S)
-        if life.status not in _WORKING:
-            return math.inf
-        step_s = self._hang_s(life) / 2 * self._slowness
-        first = max(life.progressed_at, life.wait_until) + step_s
-        return first if life.looked_at < first else life.looked_at + min(step_s, LOOK_AGAIN_S * 4)
-
-    def _next(self, life: _Life) -> float:
-        rung_at = math.inf
-        if self._is_listening(life) and life.rung < SUSPECT:
-            rung_at = self._rung_at(life, life.rung + 1)
-        return min(rung_at, math.inf if life.looking else self._look_at(life))
-
-    def _plan(self, life: _Life, now: float) -> None:
-        at = self._next(life)
-        if at in (life.next_at, math.inf):
-            life.next_at = at
-            return
+    def _plan(self, life: Life, now: float) -> None:
+        at = min(next_rung_at(life, self._limits, now), look_at(life, self._limits))
+        if at <= now < self._next(life, now):
+            # Only our own slowness puts it off; that may pass.
+            at = min(now + SLOW_RECHECK_S, self._next(life, now))
         # A deadline that only moves on, as with each beat, stays where it stands in the heap
         # until it comes up: then the later one is entered.
-        if life.next_at <= at and life.next_at > now:
+        if at == math.inf or life.next_at <= at:
             return
         life.next_at = at
         heapq.heappush(self._heap, (at, life.watched.agent))
@@ -629,225 +604,110 @@ class Lives:
             ]
             heapq.heapify(self._heap)
 
-    # Verdicts
-
-    def health(self, agent: AgentId, now: float) -> Health:
-        """The liveness verdict over all evidence, now; unknown for one that is not watched."""
-        life = self._lives.get(agent)
-        if life is None:
-            return Health(Condition.UNKNOWN, Value.UNKNOWN, "not_watched")
-        return self._health(life, now)
-
-    def state(self, agent: AgentId) -> AgentState | None:
-        """Where an agent stands in its life; None for one that is not watched."""
-        life = self._lives.get(agent)
-        return life.state if life else None
+    # The breaker
 
     def breakers(self, now: float) -> frozenset[str]:
-        """Where too many are suspected at once: names of hosts, or "fleet".
+        """Where too many are suspected at once: names of hosts, or `FLEET`.
 
-        That is our own trouble, or a cause that they share: no reason to restart any of them.
+        It opens by those who became suspects within the period, and stays open while so many
+        of those of the last `hang_after_s` are suspects still. A host that has all agents is
+        the fleet.
         """
-        limits = self.limits
-        suspects: Counter[str] = Counter()
-        for agent, at in self._suspected.items():
-            if now - at <= limits.breaker_period_s:
-                suspects.update((self._lives[agent].watched.host, "fleet"))
-        if suspects["fleet"] <= limits.breaker_agents:
-            return frozenset()
-        watched = Counter(life.watched.host for life in self._lives.values())
-        watched["fleet"] = len(self._lives)
-        return frozenset(
-            where
-            for where, count in suspects.items()
-            if count > max(limits.breaker_agents, limits.breaker_share * watched[where])
+        recent: dict[str, int] = {}
+        standing: dict[str, int] = {}
+        for agent, at in list(self._suspected.items()):
+            if agent not in self._lives or now - at > self._limits.hang_after_s:
+                del self._suspected[agent]
+                continue
+            for scope in (self._lives[agent].watched.host, FLEET):
+                standing[scope] = standing.get(scope, 0) + 1
+                if now - at <= self._limits.breaker_period_s:
+                    recent[scope] = recent.get(scope, 0) + 1
+        self._open_breakers = frozenset(
+            scope
+            for scope, count in standing.items()
+            if (scope == FLEET or self._on_host[scope] < len(self._lives))
+            and self._is_breaker(
+                scope, count if scope in self._open_breakers else recent.get(scope, 0)
+            )
+        )
+        return self._open_breakers
+
+    def _is_breaker(self, scope: str, suspects: int) -> bool:
+        agents = len(self._lives) if scope == FLEET else self._on_host[scope]
+        return breaker_open(
+            suspects, agents, self._limits.breaker_agents, self._limits.breaker_share
         )
 
-    def _is_gone(self, life: _Life) -> bool:
-        return any(
-            evidence.value is Value.BAD and evidence.detail in GONE
-            for evidence in life.seen.values()
-        )
+    # Verdict and state
 
-    def _health(self, life: _Life, now: float) -> Health:  # noqa: PLR0911 - cases in order, the first counts
-        evidence = tuple(life.seen[source] for source in sorted(life.seen))
-        if life.ended:
-            return Health(Condition.UNKNOWN, Value.UNKNOWN, "ended", evidence)
-        if self._is_gone(life):
-            gone = next(e for e in evidence if e.detail in GONE and e.value is Value.BAD)
-            return Health(Condition.DEAD, Value.BAD, gone.detail, evidence)
-        still = self._still(life, now)
-        moves = now - life.progressed_at < self._hang_s(life) and life.progressed_at > 0
-        silent = life.watched.beats and life.rung >= SUSPECT
-        stopped = self._is_stopped(life, now)
-        told = evidence + still
-        if silent:
-            quiet = Evidence(Source.BEAT, Value.BAD, now, LOOK_AGAIN_S, "silent")
-            told = (*(e for e in told if e.source is not Source.BEAT), quiet)
-            return self._silent(life, told, still, stopped=stopped)
-        if life.wait_until > now:
-            kind = life.wait_kind.value if life.wait_kind else "unknown"
-            return Health(Condition.ALIVE, Value.OK, f"waits_{kind}", told)
-        kinds = {e.source for e in still if e.value is Value.BAD}
-        if stopped:
-            kinds.add(Source.PROCESS)
-        working = life.status in _WORKING
-        if working and len(kinds) > 1 and not moves and not self._moving(life, now):
-            return Health(Condition.HUNG, Value.BAD, "no_progress", told)
-        if life.watched.beats and life.heard_at is None:
-            seen_ok = any(e.value_at(now) is Value.OK for e in evidence)
-            value = Value.OK if seen_ok else Value.UNKNOWN
-            condition = Condition.ALIVE if seen_ok else Condition.UNKNOWN
-            return Health(condition, value, "never_heard", told)
-        return Health(Condition.ALIVE, Value.OK, "heard" if life.watched.beats else "seen", told)
-
-    def _silent(
-        self, life: _Life, told: tuple[Evidence, ...], still: tuple[Evidence, ...], *, stopped: bool
-    ) -> Health:
-        now = told[-1].at
-        if self._moving(life, now):
-            return Health(Condition.ALIVE, Value.OK, "beats_lost_progress_seen", told)
-        kinds = {e.source for e in still if e.value is Value.BAD and e.source is not Source.BEAT}
-        if stopped:
-            return Health(Condition.HUNG, Value.BAD, "silent_and_stopped", told)
-        if kinds and life.status in _WORKING:
-            # The beat's silence is one kind, what does not move is another.
-            return Health(Condition.HUNG, Value.BAD, "silent_and_no_progress", told)
-        if any(e.value_at(now) is Value.OK for e in told if e.source is not Source.BEAT):
-            return Health(Condition.LATE, Value.UNKNOWN, "silent_but_there", told)
-        if life.looked_at < life.quiet_from and life.watched.sources - {Source.BEAT}:
-            return Health(Condition.LATE, Value.UNKNOWN, "silent", told)
-        return Health(Condition.LATE, Value.UNKNOWN, "cannot_be_known", told)
-
-    def _moving(self, life: _Life, now: float) -> bool:
-        """Whether work was seen to be done since the agent was last heard, or not long ago."""
-        since = max(self._suspect_s(life), LOOK_AGAIN_S * 2)
-        return (
-            life.progressed_at > 0
-            and now - life.progressed_at <= since
-            and bool(life.measures or Source.TRANSCRIPT in life.seen)
-        )
-
-    def _is_stopped(self, life: _Life, now: float) -> bool:
-        seen = life.seen.get(Source.PROCESS)
-        return seen is not None and seen.detail == STOPPED and seen.value_at(now) is Value.BAD
-
-    def _still(self, life: _Life, now: float) -> tuple[Evidence, ...]:
-        """Of each source that has a measure: that it did not move for as long as it takes."""
-        hang_s = self._hang_s(life)
-        found: list[Evidence] = []
-        for source, measure in life.measures.items():
-            if measure.looked_at - max(measure.since, life.progressed_at) >= hang_s:
-                found.append(Evidence(source, Value.BAD, measure.looked_at, hang_s, "no_progress"))
-        transcript = life.seen.get(Source.TRANSCRIPT)
-        if (
-            Source.TRANSCRIPT in life.watched.sources
-            and Source.TRANSCRIPT not in life.measures
-            and transcript is not None
-            and now - max(transcript.at, life.progressed_at) >= hang_s
-        ):
-            found.append(Evidence(Source.TRANSCRIPT, Value.BAD, now, hang_s, "no_progress"))
-        if life.claim and now - max(life.claimed_at, life.progressed_at) >= hang_s:
-            found.append(Evidence(Source.BEAT, Value.BAD, now, hang_s, "claims_no_progress"))
-        return tuple(e for e in found if e.value_at(now) is not Value.UNKNOWN)
-
-    def _state(self, life: _Life, health: Health) -> AgentState:  # noqa: PLR0911 - cases in order, the first counts
+    def _state(self, life: Life, health: Health) -> AgentState:
+        state = _STATES[life.status]
         if life.quarantined:
-            return AgentState.QUARANTINED
-        if life.restarting:
-            return AgentState.RESTARTING
-        if life.ended:
-            return AgentState.TERMINATED
-        match health.condition:
-            case Condition.DEAD:
-                return AgentState.FAILED
-            case Condition.HUNG:
-                return AgentState.UNRESPONSIVE
-            case _:
-                pass
-        recovering = (
-            life.state
-            in {
-                AgentState.DEGRADED,
-                AgentState.UNRESPONSIVE,
-            }
-            and life.good_beats < self.limits.recover_beats
-            and life.watched.beats
-        )
-        if life.rung >= DEGRADE or (recovering and life.heard_at is not None):
-            return AgentState.DEGRADED
-        if life.watched.beats and life.heard_epoch != life.epoch:
-            return AgentState.STARTING
-        if not life.watched.beats:
-            return AgentState.RUNNING if life.seen else AgentState.STARTING
-        return _EXPECTED_STATE[life.status]
+            state = AgentState.QUARANTINED
+        elif life.restarting:
+            state = AgentState.RESTARTING
+        elif health.condition is Condition.DEAD:
+            state = AgentState.FAILED
+        elif health.reason in ENDS:
+            state = AgentState.TERMINATED
+        elif health.condition is Condition.HUNG:
+            state = AgentState.UNRESPONSIVE
+        elif health.condition is Condition.LATE or life.rung >= DEGRADE or self._recovers(life):
+            state = AgentState.DEGRADED
+        elif life.watched.beats and life.heard_epoch != life.epoch:
+            state = AgentState.STARTING
+        elif not life.watched.beats and life.status is BeatStatus.STARTING:
+            state = AgentState.RUNNING if health.value is Value.OK else AgentState.STARTING
+        elif state is AgentState.TERMINATED:
+            state = AgentState.RUNNING  # it said that it had finished, and came back
+        return state
 
-    def _settled(self, life: _Life, now: float, *, plan: bool = True) -> tuple[Fact, ...]:
+    def _recovers(self, life: Life) -> bool:
+        """Whether it was in trouble, and has not beaten often enough since."""
+        trouble = life.state in (AgentState.DEGRADED, AgentState.UNRESPONSIVE)
+        few = life.good_beats < self._limits.recover_beats
+        return trouble and few and life.watched.beats and life.heard_at > NEVER
+
+    def _settled(self, life: Life, now: float, *, plan: bool = True) -> tuple[Fact, ...]:
         """Bring state and verdict up to date, and tell what changed."""
-        health = self._health(life, now)
-        wanted = self._state(life, health)
+        health = judge(life, self._limits, now)
         facts: list[Fact] = []
-        path = path_to(life.state, wanted) or self._detour(life.state, wanted)
+        path = _way(life.state, self._state(life, health))
         if not path and self._differs(life, health):
             path = (life.state,)
         for state in path:
-            facts.append(
-                LifeChanged(
-                    life.watched.agent,
-                    life.epoch,
-                    life.state,
-                    state,
-                    health.condition,
-                    health.value,
-                    health.reason,
-                    health.evidence,
-                )
-            )
-            life.state, life.since = state, now
+            facts.append(_changed(life, state, health))
+            life.state, life.since = state, now if state is not life.state else life.since
         life.condition, life.value, life.reason = health.condition, health.value, health.reason
+        if life.rung < SUSPECT or health.condition not in _SUSPECTS:
+            self._suspected.pop(life.watched.agent, None)
+        if facts:
+            self._changed.add(life.watched.agent)
         if plan:
             self._plan(life, now)
         return tuple(facts)
 
     @staticmethod
-    def _differs(life: _Life, health: Health) -> bool:
+    def _differs(life: Life, health: Health) -> bool:
         if (life.condition, life.value) != (health.condition, health.value):
             return True
-        return health.value is not Value.OK and life.reason != health.reason
+        return life.reason != health.reason and (health.value is not Value.OK or not life.reason)
 
-    @staticmethod
-    def _detour(before: AgentState, after: AgentState) -> tuple[AgentState, ...]:
-        """The way where there is none in one or two steps: over a new start, and idle."""
-        if before is after:
-            return ()
-        for middle in (AgentState.STARTING, AgentState.IDLE):
-            first, second = path_to(before, middle), path_to(middle, after)
-            if first and second:
-                return (*first, *second)
-        return ()
-
-    def _enter_epoch(self, life: _Life, epoch: int, now: float) -> None:
+    def _enter_epoch(self, life: Life, epoch: int, now: float) -> None:
         life.epoch = epoch
         if self._fences is not None:
             self._fences.fence(life.watched.agent, epoch)
-        self._begin(life, now)
-
-    def _begin(self, life: _Life, now: float) -> None:
-        """A new incarnation, or the first that is met: nothing is known, and it has its grace."""
-        life.heard_at, life.rung, life.good_beats = None, 0, 0
-        life.status, life.declared_s, life.claim = BeatStatus.STARTING, None, ""
-        life.wait_kind, life.wait_until, life.ended = None, 0.0, False
-        life.former = life.process or life.former
-        life.process, life.exit = None, None
-        life.seen.clear()
-        life.measures.clear()
-        life.quiet_from = now + self.limits.startup_grace_s
-        life.progressed_at = life.beyond_cpu_at = life.claimed_at = now
-        # Soon looked at, so that its process is known and can be watched.
-        life.looked_at = now - LOOK_AGAIN_S + FIRST_LOOK_S
+        life.begin(now, self._limits)
+        life.looked_at, life.attended, life.good_beats = NEVER, False, 0
         self._suspected.pop(life.watched.agent, None)
 
     # What outlives the process
+
+    def take_changed(self) -> frozenset[AgentId]:
+        """Agents of whom more has changed since the last call than when they were heard."""
+        changed, self._changed = frozenset(self._changed), set()
+        return changed
 
     def record(self, agent: AgentId, now: float, now_utc: datetime) -> LifeRecord | None:
         """One life as it is to be stored."""
@@ -855,132 +715,109 @@ class Lives:
         if life is None:
             return None
 
-        def utc(at: float) -> datetime:
-            return now_utc + timedelta(seconds=at - now)
+        def utc(at: float) -> datetime | None:
+            return None if at == NEVER else now_utc + timedelta(seconds=at - now)
 
         return LifeRecord(
             agent,
             life.epoch,
             life.sequence,
             life.state,
-            utc(life.since),
-            None if life.heard_at is None else utc(life.heard_at),
+            now_utc + timedelta(seconds=life.since - now),
+            utc(life.heard_at),
             life.declared_s,
             life.wait_kind,
             utc(life.wait_until) if life.wait_until > now else None,
             life.process,
-            tuple(life.gaps or ()),
-            utc(life.progressed_at),
+            () if life.gaps is None else life.gaps.last(STORED_GAPS),
+            utc(life.worked_at),
         )
 
     def records(self, now: float, now_utc: datetime) -> tuple[LifeRecord, ...]:
-        """Every life as it is to be stored."""
+        """Every life as it is to be stored. O(n)."""
         found = (self.record(agent, now, now_utc) for agent in self._lives)
         return tuple(record for record in found if record is not None)
 
-    def restore(self, records: Iterable[LifeRecord], now: float, now_utc: datetime) -> None:
+    def restore(
+        self,
+        records: Iterable[LifeRecord],
+        now: float,
+        now_utc: datetime,
+        quarantined: Callable[[AgentId], bool] = lambda _: False,
+    ) -> None:
         """Go on with what was stored, for agents that are watched; all silences start anew.
 
         What was seen of them is not believed any more: nothing is known until it is seen
-        or heard again. A restart that was under way is told of by whoever resumes it.
+        or heard again. A restart that was under way is told of by whoever resumes it;
+        `quarantined` says of whom the holds say so. How everybody stands is told again, by
+        the next `due`.
         """
+        gap_s = math.inf
         for record in records:
             life = self._lives.get(record.agent)
             if life is None:
                 continue
-            life.epoch, life.sequence = record.epoch, record.sequence
-            if self._fences is not None:
-                self._fences.fence(record.agent, record.epoch)
-            held = {AgentState.RESTARTING: AgentState.STARTING}
-            life.state = held.get(record.state, record.state)
-            life.ended = record.state is AgentState.TERMINATED
-            life.since = now - max(0.0, (now_utc - record.since_utc).total_seconds())
-            life.process = record.process
-            life.declared_s = record.interval_s
-            if record.heard_utc is not None:
-                life.heard_epoch = record.epoch
-                life.status = _status_of(record.state)
-            if record.gaps_s:
-                life.gaps = array("f", record.gaps_s[-self.limits.gaps :])
-                ordered = sorted(life.gaps)
-                place = math.ceil(self.limits.quantile * len(ordered)) - 1
-                life.own_deadline_s = ordered[min(len(ordered) - 1, place)]
-            if record.wait_until_utc is not None and record.wait_until_utc > now_utc:
-                left_s = (record.wait_until_utc - now_utc).total_seconds()
-                life.wait_kind = record.wait_kind
-                life.wait_until = now + min(left_s, LONGEST_WAIT_S)
-            life.quiet_from = max(now, life.wait_until)
-            life.looked_at = -math.inf
-            life.reason = "restored"
-            life.next_at = math.inf
-            self._plan(life, now)
+            self._restore(life, record, now, now_utc)
+            life.quarantined = quarantined(record.agent)
+            gap_s = min(gap_s, now - life.heard_at)
+            life.reason = ""
+            self._look_over(life)
+        if gap_s < math.inf:
+            grace_s = max(life.suspect_s(self._limits) for life in self._lives.values())
+            self._untold.append(AmnestyGranted("downtime", round(gap_s, 3), grace_s, len(self)))
 
-    # What is asked
+    def _restore(self, life: Life, record: LifeRecord, now: float, now_utc: datetime) -> None:
+        def at(then_utc: datetime | None) -> float:
+            # A wall clock that was set back makes nothing happen in the future.
+            return NEVER if then_utc is None else now - max(0.0, _seconds(now_utc - then_utc))
 
-    def explain(self, agent: AgentId, now: float) -> LifeExplained | None:
-        """Everything that `why` and `forecast` say of a life; None: it is not watched."""
-        life = self._lives.get(agent)
-        if life is None:
-            return None
-        health = self._health(life, now)
-        return LifeExplained(
-            life.epoch, life.state, health, self._keys(life), tuple(self._outlooks(life, now))
-        )
-
-    def _keys(self, life: _Life) -> tuple[str, ...]:
-        keys = ["liveness.margin", "liveness.shortest_deadline", "liveness.longest_deadline"]
-        if life.declared_s is None and life.watched.interval_s is not None:
-            keys.insert(0, f"agent[{life.watched.agent}].beat_interval")
-        elif life.declared_s is None:
-            keys.insert(0, f"liveness.{self._interval_key(life)}_interval")
-        if life.status in _WORKING:
-            keys.append("liveness.hang_after")
-        return tuple(keys)
-
-    @staticmethod
-    def _interval_key(life: _Life) -> str:
-        match life.status:
-            case BeatStatus.MONITORING:
-                return "monitor"
-            case BeatStatus.RUNNING | BeatStatus.STARTING | BeatStatus.STOPPING:
-                return "running"
-            case _:
-                return "idle"
-
-    def _outlooks(self, life: _Life, now: float) -> Iterator[Outlook]:
-        keys = self._keys(life)
-        if life.wait_until > now:
-            yield Outlook("its declared wait ends", life.wait_until - now, "a beat says more")
-        if self._is_listening(life) and life.rung < SUSPECT:
-            words = {WARN: "a beat is missed", DEGRADE: "degraded", SUSPECT: "suspected"}
-            for rung in range(life.rung + 1, SUSPECT + 1):
-                at = self._rung_at(life, rung)
-                yield Outlook(words[rung], max(0.0, at - now), "a beat comes", keys)
-        look_at = self._look_at(life)
-        if look_at < math.inf:
-            yield Outlook("looked at", max(0.0, look_at - now), "", ("liveness.probe_timeout",))
-        if life.status in _WORKING and life.measures and not life.ended:
-            at = max(life.progressed_at, life.wait_until) + self._hang_s(life)
-            yield Outlook("hung", max(0.0, at - now), "it shows progress", ("liveness.hang_after",))
+        life.epoch, life.sequence = record.epoch, record.sequence
+        if self._fences is not None and (record.epoch or record.heard_utc is not None):
+            self._fences.fence(record.agent, record.epoch)
+        held = record.state is AgentState.RESTARTING
+        life.state = AgentState.STARTING if held else record.state
+        life.since, life.began_at, life.looked_at = at(record.since_utc), now, NEVER
+        life.ended = FINISHED if record.state is AgentState.TERMINATED else ""
+        life.process, life.attended = record.process, False
+        life.status = _STATUSES.get(record.state, BeatStatus.RUNNING)
+        life.declared_s = record.interval_s
+        life.heard_at = at(record.heard_utc)
+        life.worked_at = life.beyond_cpu_at = at(record.progress_utc)
+        if record.heard_utc is not None:
+            life.heard_epoch = record.epoch
+            life.quiet_from = life.rested_at = now
+        if record.gaps_s:
+            life.gaps = Gaps(record.gaps_s)
+            life.gaps.reckon(self._limits)
+        if record.wait_until_utc is not None and record.wait_until_utc > now_utc:
+            life.wait_kind = record.wait_kind
+            left_s = min(_seconds(record.wait_until_utc - now_utc), LONGEST_WAIT_S)
+            life.wait_until = life.quiet_from = now + left_s
+            life.rest(life.wait_until)
 
 
-def _status_of(state: AgentState) -> BeatStatus:
-    match state:
-        case AgentState.IDLE:
-            return BeatStatus.IDLE
-        case AgentState.WAITING:
-            return BeatStatus.WAITING
-        case AgentState.TERMINATED:
-            return BeatStatus.FINISHED
-        case _:
-            return BeatStatus.RUNNING
+def _seconds(span: timedelta) -> float:
+    return span / timedelta(seconds=1)
 
 
-def slowness_of(lag_s: float, away: bool, heard_share: float) -> float:  # noqa: FBT001 - one of three facts about ourselves
-    """How much slower than usual we are: 1 to 4, after Lifeguard's local health.
+def _changed(life: Life, after: AgentState, health: Health) -> LifeChanged:
+    return LifeChanged(
+        life.watched.agent,
+        life.epoch,
+        life.state,
+        after,
+        health.condition,
+        health.value,
+        health.reason,
+        health.evidence,
+    )
 
-    `lag_s` is how late we wake, `away` whether the store is, and `heard_share` how many
-    beats come of those that should (0..1): a drop of all at once is our ear, not their voice.
-    """
-    score = min(1.0, lag_s) + (1.0 if away else 0.0) + (1.0 if heard_share < 0.5 else 0.0)  # noqa: PLR2004 - half
-    return 1.0 + score
+
+def _way(before: AgentState, after: AgentState) -> tuple[AgentState, ...]:
+    """The states to pass through; where the table has no way in two, over a restart."""
+    path = path_to(before, after)
+    if path or before is after:
+        return path
+    first = path_to(before, AgentState.RESTARTING)
+    second = path_to(AgentState.RESTARTING, after)
+    return (*first, *second) if first and second else ()

@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from custosd.core.agents import AgentId
-from custosd.core.evidence import Evidence
+from custosd.core.evidence import Condition, Evidence, Health, Observation, Source, Value
 
 
 class Cause(StrEnum):
@@ -112,3 +112,112 @@ class Restart:
             if (known.step, known.attempt) != (record.step, record.attempt)
         )
         return replace(self, steps=(*others, record))
+
+
+def attempts(restart: Restart, step: RestartStep) -> tuple[StepRecord, ...]:
+    """All attempts at one step, in their order."""
+    return tuple(
+        sorted((r for r in restart.steps if r.step is step), key=lambda record: record.attempt)
+    )
+
+
+def passed(restart: Restart, step: RestartStep) -> bool:
+    """Whether the last attempt at a step ended well, or was found not to be needed."""
+    return any(
+        record.state in (StepState.DONE, StepState.SKIPPED)
+        for record in attempts(restart, step)[-1:]
+    )
+
+
+def stop_begun(restart: Restart) -> bool:
+    """Whether the old incarnation may have been told to end, by us."""
+    steps = (RestartStep.GRACEFUL_STOP, RestartStep.FORCED_STOP)
+    return any(
+        record.state is not StepState.SKIPPED
+        for step in steps
+        for record in attempts(restart, step)
+    )
+
+
+def begun(restart: Restart, step: RestartStep, now_utc: datetime) -> Restart:
+    """The restart with a new attempt at this step under way.
+
+    Attempts that a daemon's end has cut short are ended with that.
+    """
+    cut = [r for r in restart.steps if r.state is StepState.RUNNING]
+    for record in cut:
+        restart = restart.with_step(
+            replace(record, state=StepState.FAILED, ended_utc=now_utc, result="cut_short")
+        )
+    number = len(attempts(restart, step)) + 1
+    return restart.with_step(StepRecord(step, number, StepState.RUNNING, now_utc))
+
+
+def stepped(restart: Restart, state: StepState, result: str, now_utc: datetime) -> Restart:
+    """The restart with the attempt that is under way ended so; unchanged where none is."""
+    for record in restart.steps:
+        if record.state is StepState.RUNNING:
+            return restart.with_step(replace(record, state=state, ended_utc=now_utc, result=result))
+    return restart
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What was seen of an agent at one time, right before something is done to it.
+
+    `sight` is what its control says of its process: there (OK), gone (BAD), or not known.
+    """
+
+    sight: Value
+    health: Health
+    observations: tuple[Observation, ...] = ()
+
+    def value_of(self, source: Source) -> Value:
+        """What the probes said of one source; unknown where they did not."""
+        values = {seen.source: seen.value for seen in self.observations}
+        return values.get(source, Value.UNKNOWN)
+
+
+_PROGRESS = frozenset({Source.TRANSCRIPT, Source.WORKSPACE, Source.BEAT})
+"""What moves only when work is done. A process that spins uses its processor, too."""
+
+
+def progressed(first: Sample, second: Sample) -> bool:
+    """Whether work was done between two samples."""
+    before = {seen.source: seen.progress for seen in first.observations}
+    return any(
+        seen.progress is not None
+        and before.get(seen.source) is not None
+        and seen.progress != before[seen.source]
+        for seen in second.observations
+        if seen.source in _PROGRESS
+    )
+
+
+def objection(first: Sample, second: Sample, *, requested: bool, told_to_end: bool) -> str:
+    """Why the agent may not be stopped after all, by two samples; "" where nothing is against it.
+
+    A person's order (`requested`) needs no evidence. What was told to end before
+    and is gone needs no other. Otherwise both samples must say that it is bad, and nothing
+    may say that it is not; what is not known is against it.
+    """
+    both = (first, second)
+    if requested or (told_to_end and all(sample.sight is Value.BAD for sample in both)):
+        return ""
+    found = ""
+    if any(sample.health.value is Value.OK for sample in both):
+        found = "healthy_again"
+    elif progressed(first, second):
+        found = "progress_seen"
+    elif not all(sample.health.authorises_restart for sample in both):
+        found = "not_known"
+    elif any(sample.sight is Value.UNKNOWN for sample in both):
+        found = "not_seen"
+    elif second.health.condition is Condition.DEAD and any(map(_is_there, both)):
+        found = "still_there"
+    return found
+
+
+def _is_there(sample: Sample) -> bool:
+    seen = (sample.sight, sample.value_of(Source.PROCESS), sample.value_of(Source.UNIT))
+    return Value.OK in seen

@@ -4,14 +4,15 @@
 
 Laws:
 
-1. (epoch, sequence) of an agent only grows. A newer epoch is let in only where a restart
-   gave it, or where nothing is known of the agent yet.
+1. (epoch, sequence) of an agent only grows; a sequence starts anew with its epoch. A newer
+   epoch is let in only where a restart gave it, or where nothing is known of the agent yet.
 2. Nothing waits and nothing grows without bound: of each agent one beat is kept, the newest;
    what gave way to it is counted, and so is everything that is refused.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 
 import trio
 
@@ -21,6 +22,9 @@ from custosd.core.lives import LifeRecord
 
 MOST_COUNTED = 1_000
 """Agents that refusals are counted apart for; the others are counted together."""
+
+_NONE_YET = -1
+"""Before any sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +54,15 @@ class BeatRegister:
         """How many beats were let in since the start."""
 
     def restore(self, records: Iterable[LifeRecord]) -> None:
-        """Go on where a daemon before this one left off: what it heard is not new."""
+        """Go on where a daemon before this one left off: what it heard is not new.
+
+        An agent that was never heard, and was given no epoch, says itself which one it has.
+        """
         for record in records:
-            self._last[record.agent] = (record.epoch, record.sequence)
+            if record.heard_utc is None and not record.epoch:
+                continue
+            heard = record.heard_utc is not None
+            self._last[record.agent] = (record.epoch, record.sequence if heard else _NONE_YET)
 
     def offer(self, beat: Beat, door: str) -> Refusal | None:
         """Let a beat in (None), or say why not; never waits."""
@@ -82,8 +92,7 @@ class BeatRegister:
             return Refusal.OLD_EPOCH
         if beat.epoch > epoch:
             expected = self._expected.get(beat.agent)
-            # Nothing was heard of it yet, so nothing contradicts what it says.
-            return None if beat.epoch == expected or sequence < 0 else Refusal.FUTURE_EPOCH
+            return None if beat.epoch == expected else Refusal.FUTURE_EPOCH
         return Refusal.REPLAYED if beat.sequence <= sequence else None
 
     def refuse(self, refusal: Refusal, agent: AgentId | None = None) -> None:
@@ -101,7 +110,9 @@ class BeatRegister:
         """Refuse whatever is older than this incarnation from now on."""
         known = self._last.get(agent)
         if known is None or known[0] < epoch:
-            self._last[agent] = (epoch, -1 if known is None else 0)
+            self._last[agent] = (epoch, _NONE_YET)
+            if self._expected.get(agent, epoch) <= epoch:
+                self._expected.pop(agent, None)
             waiting = self._waiting.get(agent)
             if waiting is not None and waiting.beat.epoch < epoch:
                 del self._waiting[agent]
@@ -112,15 +123,25 @@ class BeatRegister:
         self._expected.pop(agent, None)
         self._waiting.pop(agent, None)
 
-    async def next_batch(self) -> list[ReceivedBeat]:
-        """Wait for beats; the newest of each agent, each once. A cancelled wait loses none."""
+    async def next_batch(self, most: int | None = None) -> list[ReceivedBeat]:
+        """Wait for beats; the newest of each agent, each once. A cancelled wait loses none.
+
+        At most `most` of them; the others stay for the next call.
+        """
         await trio.lowlevel.checkpoint()
         while not self._waiting:
             self._some = trio.Event()
             await self._some.wait()
-        batch = list(self._waiting.values())
-        self._waiting.clear()
-        return batch
+        return self.take(most)
+
+    def take(self, most: int | None = None) -> list[ReceivedBeat]:
+        """What `next_batch` would return, without waiting; [] where nothing is there."""
+        if most is None or most >= len(self._waiting):
+            batch = list(self._waiting.values())
+            self._waiting.clear()
+            return batch
+        agents = list(islice(self._waiting, most))
+        return [self._waiting.pop(agent) for agent in agents]
 
     def take_counts(self) -> Counts:
         """What was refused and superseded since the last call."""

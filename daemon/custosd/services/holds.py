@@ -7,17 +7,20 @@ Laws:
 2. Lifting is the opposite: in the store first, then here. A hold that could not be lifted in
    the store would come back with the next start.
 3. Whoever acts asks `holding` right before the act, not the view: that one is a moment old.
+4. The store is told one thing after the other, and what holds then: a hold that was placed
+   while another of its key was lifted, or stored, stays.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import datetime
 
 import structlog
 import trio
 
-from custosd.core.errors import StoreConflict, StoreError
+from custosd.core.errors import StoreConflict, StoreError, StoreRefused, StoreUnavailable
 from custosd.core.facts import Fact, HoldLifted, HoldPlaced
-from custosd.core.holds import Hold, HoldKind, holding
+from custosd.core.holds import FLEET, Hold, HoldKind, holding
 from custosd.flow.pulse import Pulse
 from custosd.ports import ActionStore
 
@@ -26,8 +29,16 @@ log = structlog.get_logger()
 RETRY_S = 5.0
 """How often a hold is offered again to a store that was away."""
 
+PATIENCE_S = 5.0
+"""How long whoever places a hold waits for it to be stored; it is in force before that."""
+
 LONGEST_WAIT_S = 60.0
 """Holds end by the wall clock, which may be set: it is read at least this often."""
+
+_CONFLICTS = 20
+"""So many times in a row another transaction may be in the way of a lifting."""
+
+_Key = tuple[HoldKind, str]
 
 
 class Holds:
@@ -43,8 +54,13 @@ class Holds:
         self._store = store
         self._facts = facts
         self._now_utc = now_utc
-        self._held = {hold.key: hold for hold in restored}
-        self._unsaved: set[tuple[HoldKind, str]] = set()
+        self._held: dict[_Key, Hold] = {}
+        self._naming: dict[_Key, Hold] = {}
+        self._unsaved: set[_Key] = set()
+        self._refused: set[_Key] = set()
+        for hold in restored:
+            self._put(hold)
+        self._storing = trio.Lock()
         self.changed = trio.Event()
         """Set, and replaced by a new one, whenever a hold comes or goes."""
 
@@ -60,7 +76,12 @@ class Holds:
 
     def holding(self, agent: str, *kinds: HoldKind) -> Hold | None:
         """What of these kinds is in force for this agent, now."""
-        return holding(self._held.values(), agent, kinds, self._now_utc())
+        # Not over all of them: there may be one for each concern of a large fleet.
+        for kind in kinds:
+            for subject in (agent, FLEET):
+                if (hold := self.get(kind, subject)) is not None:
+                    return hold
+        return holding(self._naming.values(), agent, kinds, self._now_utc())
 
     def get(self, kind: HoldKind, subject: str) -> Hold | None:
         """The hold of this key, if it is in force."""
@@ -69,56 +90,107 @@ class Holds:
 
     async def place(self, hold: Hold) -> bool:
         """Place a hold; False: it is in force and could not be stored yet."""
-        self._held[hold.key] = hold
+        self._put(hold)
         self._unsaved.add(hold.key)
         self._wake()
         log.info("hold.placed", kind=hold.kind, subject=hold.subject, by=hold.by)
         await self._facts.send(HoldPlaced(hold))
-        return await self._save(hold)
+        with trio.move_on_after(PATIENCE_S), suppress(StoreError):
+            await self._save(hold.key)
+        return hold.key not in self._unsaved and hold.key not in self._refused
 
     async def lift(self, kind: HoldKind, subject: str, by: str, reason: str = "") -> bool:
-        """Lift a hold; False: there is none. Raises `StoreError`: it is still in force."""
-        key = (kind, subject)
-        if key not in self._held:
-            return False
-        while True:
-            try:
-                await self._store.lift_hold(kind, subject)
-            except StoreConflict:
-                await trio.lowlevel.checkpoint()
-            else:
-                break
-        self._held.pop(key, None)
-        self._unsaved.discard(key)
+        """Lift a hold; False: there is none. Raises `StoreError`: it is still in force.
+
+        One that was placed anew meanwhile stays; the other one has ended all the same.
+        """
+        return await self._lift((kind, subject), by, reason)
+
+    async def _lift(self, key: _Key, by: str, reason: str, only: Hold | None = None) -> bool:
+        async with self._storing:
+            hold = self._held.get(key)
+            if hold is None or (only is not None and hold is not only):
+                return False
+            await self._lift_stored(key)
+            if self._held.get(key) is not hold:
+                return True  # another one holds by now, and is not stored yet
+            del self._held[key]
+            self._naming.pop(key, None)
+            self._unsaved.discard(key)
+            self._refused.discard(key)
         self._wake()
+        kind, subject = key
         log.info("hold.lifted", kind=kind, subject=subject, by=by)
         await self._facts.send(HoldLifted(kind, subject, by, reason))
         return True
+
+    async def _lift_stored(self, key: _Key) -> None:
+        for _ in range(_CONFLICTS):
+            try:
+                await self._store.lift_hold(*key)
+            except StoreConflict:
+                await trio.lowlevel.checkpoint()
+            else:
+                return
+        await self._store.lift_hold(*key)
+
+    def _put(self, hold: Hold) -> None:
+        self._held[hold.key] = hold
+        self._refused.discard(hold.key)
+        self._naming.pop(hold.key, None)
+        if hold.agents:
+            self._naming[hold.key] = hold
 
     def _wake(self) -> None:
         self.changed.set()
         self.changed = trio.Event()
 
-    async def _save(self, hold: Hold) -> bool:
-        try:
-            await self._store.place_hold(hold)
-        except StoreError as error:
-            log.warning("hold.unsaved", kind=hold.kind, subject=hold.subject, error=str(error))
-            return False
-        if self._held.get(hold.key) == hold:
-            self._unsaved.discard(hold.key)
-        return True
+    async def _save(self, key: _Key) -> None:
+        """Store what holds now under this key, if it is not; raises `StoreError`: not stored."""
+        async with self._storing:
+            while key in self._unsaved:
+                hold = self._held[key]
+                try:
+                    await self._store.place_hold(hold)
+                except StoreRefused as error:
+                    # In force until this process ends; offering it again would change nothing.
+                    log.error("hold.refused", kind=key[0], subject=key[1], error=str(error))
+                    self._unsaved.discard(key)
+                    self._refused.add(key)
+                    raise
+                except StoreError as error:
+                    log.warning("hold.unsaved", kind=key[0], subject=key[1], error=str(error))
+                    raise
+                if self._held[key] is hold:
+                    self._unsaved.discard(key)
 
     async def _tend(self) -> None:
+        """Lift what ran out and store what is not; leaves off when the store is away."""
         now = self._now_utc()
-        for hold in [h for h in self._held.values() if not h.in_force(now)]:
-            try:
-                await self.lift(hold.kind, hold.subject, "time", "ran_out")
-            except StoreError:
-                log.warning("hold.unsaved", kind=hold.kind, subject=hold.subject, error="lift")
-        for key in sorted(self._unsaved):
-            if (held := self._held.get(key)) is not None:
-                await self._save(held)
+        ended = [hold for hold in self._held.values() if not hold.in_force(now)]
+        try:
+            for hold in ended:
+                await self._lift_ended(hold)
+            for key in sorted(self._unsaved):
+                await self._save_if_possible(key)
+        except StoreUnavailable:
+            return
+
+    async def _lift_ended(self, hold: Hold) -> None:
+        try:
+            await self._lift(hold.key, "time", "ran_out", only=hold)
+        except StoreError as error:
+            log.warning("hold.unsaved", kind=hold.kind, subject=hold.subject, error=str(error))
+            if isinstance(error, StoreUnavailable):
+                raise
+
+    async def _save_if_possible(self, key: _Key) -> None:
+        try:
+            await self._save(key)
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            return  # told of in `_save`
 
     async def keep(
         self,
@@ -135,7 +207,9 @@ class Holds:
         task_status.started()
         while True:
             changed = self.changed
-            await self._tend()
+            # How long this takes is the store's to say: each of its steps is bounded there.
+            with pulse.waiting():
+                await self._tend()
             with pulse.waiting(), trio.move_on_after(self._until_next_s()):
                 await changed.wait()
 

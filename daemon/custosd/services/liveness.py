@@ -8,26 +8,30 @@
 Laws:
 
 1. Everything is judged in `core.liveness`; here is only waiting, looking and telling.
-2. A stand-still of our own is found before any deadline that it made late is kept.
+2. Before a deadline is kept, what was heard by then is taken in, and a stand-still of our own
+   that made it late is found.
 3. What is known of lives is stored from time to time, never before it is acted upon: it is
    made anew by the next beats. What must not be lost is the restarter's (see there).
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 import structlog
 import trio
 
-from custosd.core.agents import AgentId
-from custosd.core.errors import StoreError
+from custosd.core.agents import AgentId, AgentState
+from custosd.core.beats import BeatStatus, ReceivedBeat, Refusal
+from custosd.core.errors import StoreConflict, StoreRefused, StoreUnavailable
 from custosd.core.evidence import Observation, ProcessIdentity, Source, Value
-from custosd.core.facts import BeatsRefused, BeatsSuperseded, Fact
-from custosd.core.liveness import LivenessLimits, Lives, slowness_of
+from custosd.core.facts import BeatsRefused, BeatsSuperseded, Fact, LifeChanged
+from custosd.core.liveness import LivenessLimits, Lives, Watched
+from custosd.core.own_pace import HEARD_S, OwnPace
 from custosd.core.view import FleetView
 from custosd.flow.latest import Latest
-from custosd.flow.pulse import Pulses
+from custosd.flow.pulse import Pulse, Pulses
 from custosd.ports import ActionStore, Prober, ProcessWatch
 from custosd.services.beats import BeatRegister
 
@@ -40,16 +44,29 @@ GROWTH_S = 1.0
 """How soon the growth of transcripts counts as a sign of life."""
 
 COUNTS_S = 60.0
-SCAN_S = 60.0
 """How often refusals are told, and all lives are looked over for a deadline that was lost."""
 
 LATE_S = 5.0
 """A deadline kept later than this, beyond our own stalls, was lost."""
 
-HEARD_S = 15.0
-HEARD_WINDOWS = 4
-FEW_BEATS = 20
-"""The rate of all beats is compared with the best of the last four windows of 15 s."""
+AT_ONCE = 500
+"""Beats and agents that are gone through before others get their turn: some milliseconds."""
+
+MOST_HEARD = 5_000
+"""Lives stored in one flush of which nothing has changed but when they were heard."""
+
+LAST_FLUSH_S = 2.0
+"""How long what is known of lives may take to be stored at the end."""
+
+FORGET_S = 24 * 3600.0
+"""After how much silence an agent is let go that nobody has configured."""
+
+_TOLD = {
+    AgentState.RUNNING: BeatStatus.RUNNING,
+    AgentState.IDLE: BeatStatus.IDLE,
+    AgentState.WAITING: BeatStatus.WAITING,
+}
+"""What a transcript can say of an agent that does not beat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +80,17 @@ class LivenessSettings:
     flush_s: float = 10.0
 
 
+def _stranger(agent: AgentId) -> Watched | None:
+    return Watched(agent, sources=frozenset({Source.BEAT, Source.PROCESS}))
+
+
 @dataclass(frozen=True, slots=True)
 class LivenessPorts:
     """What lives are watched with.
 
     `identify` is the process that has an id now, None where there is none; `boottime` goes
-    on while the machine sleeps, unlike trio's clock.
+    on while the machine sleeps, unlike trio's clock. `stranger` says how an agent is watched
+    that beats and is not watched yet (None: not at all).
     """
 
     register: BeatRegister
@@ -80,6 +102,7 @@ class LivenessPorts:
     identify: Callable[[int], ProcessIdentity | None]
     boottime: Callable[[], float]
     now_utc: Callable[[], datetime]
+    stranger: Callable[[AgentId], Watched | None] = _stranger
 
 
 class LivenessWatch:
@@ -89,13 +112,16 @@ class LivenessWatch:
         self.lives = lives
         self._ports = ports
         self._settings = settings
-        self._dirty: set[AgentId] = set()
+        self._changed: set[AgentId] = set()
+        self._heard: dict[AgentId, None] = {}
+        self._strangers: dict[AgentId, float] = {}
         self._watched: dict[AgentId, ProcessIdentity] = {}
+        self._unfound: dict[AgentId, int] = {}
+        self._grown: dict[AgentId, datetime] = {}
+        self._planned_at = -math.inf
         self._sooner = trio.Event()
-        self._planned_at = 0.0
         self._store_away_at: float | None = None
-        self._heard: list[int] = []
-        self._grown: dict[AgentId, object] = {}
+        self._pace = self._new_pace()
 
     async def run(
         self, pulses: Pulses, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -104,6 +130,7 @@ class LivenessWatch:
 
         Started: when everything listens. Raises nothing of its own.
         """
+        to_look, looks = trio.open_memory_channel[AgentId](math.inf)
         try:
             async with trio.open_nursery() as nursery:
                 for name, part in (
@@ -113,211 +140,293 @@ class LivenessWatch:
                     ("liveness.flush", self._flush),
                     ("liveness.count", self._count),
                 ):
-                    nursery.start_soon(part, pulses, name, name=name)
-                nursery.start_soon(self._keep_time, pulses, "liveness.time", nursery)
+                    nursery.start_soon(_pulsed, pulses, name, part, name=name)
+                for _ in range(self._settings.probe_concurrency):
+                    nursery.start_soon(self._look_at_each, looks.clone(), name="liveness.look")
+                looks.close()
+                await self._watch_processes()
                 task_status.started()
+                with pulses.watched("liveness.time") as pulse:
+                    await self._keep_time(pulse, to_look)
         finally:
-            with trio.CancelScope(shield=True), trio.move_on_after(2.0):
-                await self._save()
+            with trio.CancelScope(shield=True), trio.move_on_after(LAST_FLUSH_S):
+                await self._save(everything=True)
 
-    # What comes in
+    # --- what comes in ----------------------------------------------------------------------
 
-    async def _tell(self, facts: Sequence[Fact]) -> None:
-        for fact in facts:
-            await self._ports.facts.send(fact)
-        if self.lives.next_at() < self._planned_at:
-            self._sooner.set()
+    async def _hear(self, pulse: Pulse) -> None:
+        while True:
+            with pulse.waiting():
+                batch = await self._ports.register.next_batch(AT_ONCE)
+            await self._tell(self._take_in(batch))
 
-    async def _hear(self, pulses: Pulses, name: str) -> None:
-        with pulses.watched(name) as pulse:
-            while True:
-                with pulse.waiting():
-                    batch = await self._ports.register.next_batch()
-                facts: list[Fact] = []
-                for received in batch:
-                    agent = received.beat.agent
-                    facts += self.lives.beat(received)
-                    self._dirty.add(agent)
-                    if received.beat.pid:
-                        facts += self._identified(agent, received.beat.pid)
-                await self._tell(facts)
-                pulse.beat()
+    def _take_in(self, batch: Sequence[ReceivedBeat]) -> list[Fact]:
+        return [fact for received in batch for fact in self._take_beat(received)]
 
-    def _identified(self, agent: AgentId, pid: int) -> Sequence[Fact]:
-        known = self.lives.process(agent)
-        if known is not None and known.pid == pid:
+    def _take_beat(self, received: ReceivedBeat) -> Sequence[Fact]:
+        beat = received.beat
+        if beat.agent not in self.lives:
+            watched = self._ports.stranger(beat.agent)
+            if watched is None:
+                return ()
+            self.lives.watch(watched, received.at)
+            self._strangers[beat.agent] = received.at
+        elif beat.agent in self._strangers:
+            self._strangers[beat.agent] = received.at
+        facts = list(self.lives.beat(received))
+        self._heard[beat.agent] = None
+        # Ids of processes mean something on this machine alone.
+        if beat.pid and received.door == "socket":
+            facts += self._identify(beat.agent, beat.pid)
+        return facts
+
+    def _identify(self, agent: AgentId, pid: int) -> Sequence[Fact]:
+        if not self.lives.lacks_process(agent, pid) or self._unfound.get(agent) == pid:
             return ()
         process = self._ports.identify(pid)
-        if process is None or agent not in self.lives:
+        if process is None:
+            self._unfound[agent] = pid
             return ()
         seen = Observation(Source.PROCESS, Value.OK, "process_there", None, process)
         facts = self.lives.observed(agent, seen, trio.current_time())
         self._watch_process(agent)
         return facts
 
+    async def _watch_processes(self) -> None:
+        """Watch what was known at our start: some may have ended meanwhile."""
+        for number, agent in enumerate(tuple(self.lives), 1):
+            self._watch_process(agent)
+            if number % AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+
     def _watch_process(self, agent: AgentId) -> None:
         process = self.lives.process(agent)
-        if process is not None and self._watched.get(agent) != process:
-            if self._ports.watch.watch(agent, process):
-                self._watched[agent] = process
-            else:
-                self._watched.pop(agent, None)
+        if process is None or self._watched.get(agent) == process:
+            return
+        yes = self._ports.watch.watch(agent, process)
+        if yes:
+            self._watched[agent] = process
+        else:
+            self._watched.pop(agent, None)
+        self.lives.attended(agent, yes=yes, now=trio.current_time())
 
-    async def _mourn(self, pulses: Pulses, name: str) -> None:
-        with pulses.watched(name) as pulse:
-            while True:
-                with pulse.waiting():
-                    deaths = await self._ports.watch.next_deaths()
-                now = trio.current_time()
-                facts: list[Fact] = []
-                for death in deaths:
-                    if self._watched.get(death.agent) == death.process:
-                        del self._watched[death.agent]
-                    facts += self.lives.died(death.agent, death.process, death.exit, now)
-                    self._dirty.add(death.agent)
-                await self._tell(facts)
+    async def _mourn(self, pulse: Pulse) -> None:
+        while True:
+            with pulse.waiting():
+                deaths = await self._ports.watch.next_deaths()
+            now = trio.current_time()
+            facts: list[Fact] = []
+            for death in deaths:
+                if self._watched.get(death.agent) == death.process:
+                    del self._watched[death.agent]
+                self._unfound.pop(death.agent, None)
+                facts += self.lives.died(death.agent, death.process, death.exit, now)
+            await self._tell(facts)
 
-    async def _follow(self, pulses: Pulses, name: str) -> None:
-        with pulses.watched(name) as pulse:
-            seen = -1
-            while True:
-                with pulse.waiting():
-                    published = await self._ports.view.wait_changed(seen)
-                seen = published.version
+    async def _follow(self, pulse: Pulse) -> None:
+        seen, agents = -1, None
+        while True:
+            with pulse.waiting():
+                published = await self._ports.view.wait_changed(seen)
+            seen = published.version
+            if published.value.agents is not agents:
+                agents = published.value.agents
                 await self._tell(self._growth(published.value))
-                with pulse.waiting():
-                    await trio.sleep(GROWTH_S)
+            with pulse.waiting():
+                await trio.sleep(GROWTH_S)
 
     def _growth(self, view: FleetView) -> list[Fact]:
         facts: list[Fact] = []
         now = trio.current_time()
-        for agent in self.lives:
+        fewer: Iterable[AgentId] = view.agents if len(view.agents) < len(self.lives) else self.lives
+        for agent in tuple(fewer):
             known = view.agents.get(agent)
-            if known is None or known.grown_utc is None:
+            if known is None or known.grown_utc is None or agent not in self.lives:
                 continue
             if self._grown.get(agent) != known.grown_utc:
                 # Growth that was there before we looked is no sign of life now.
                 if agent in self._grown:
-                    facts += self.lives.grown(agent, now)
-                    self._dirty.add(agent)
+                    facts += self.lives.grown(agent, now, _TOLD.get(known.state))
                 self._grown[agent] = known.grown_utc
         return facts
 
-    # Time
+    # --- time -------------------------------------------------------------------------------
 
-    async def _keep_time(self, pulses: Pulses, name: str, nursery: trio.Nursery) -> None:
-        limiter = trio.CapacityLimiter(self._settings.probe_concurrency)
-        with pulses.watched(name) as pulse:
-            boot = self._ports.boottime() - trio.current_time()
-            while True:
-                now = trio.current_time()
-                self._planned_at = min(self.lives.next_at(), now + TICK_S)
-                self._sooner = trio.Event()
-                with trio.move_on_at(self._planned_at):
-                    await self._sooner.wait()
-                now = trio.current_time()
-                lag_s = max(0.0, now - self._planned_at)
-                boot_now = self._ports.boottime() - now
-                slept_s, boot = boot_now - boot, boot_now
-                await self._excuse(now, lag_s, slept_s)
-                self.lives.slowness(
-                    slowness_of(lag_s, self._store_away_at is not None, self._heard_share()), now
-                )
-                due = self.lives.due(now)
-                for agent in due.look_at:
-                    nursery.start_soon(self._look, agent, limiter)
-                await self._tell(due.facts)
-                pulse.beat()
+    async def _keep_time(self, pulse: Pulse, to_look: trio.MemorySendChannel[AgentId]) -> None:
+        self._pace = self._new_pace()
+        while True:
+            facts, look_at = self._turn()
+            for agent in look_at:
+                to_look.send_nowait(agent)
+            await self._tell(facts)
+            pulse.beat()
+            self._sooner = trio.Event()
+            self._planned_at = min(self.lives.next_at(), self._pace.now + TICK_S)
+            with trio.move_on_at(self._planned_at):
+                await self._sooner.wait()
 
-    async def _excuse(self, now: float, lag_s: float, slept_s: float) -> None:
-        for reason, gap_s in (("suspend", slept_s), ("stall", lag_s)):
-            if gap_s > self._settings.stall_s:
-                log.warning("amnesty.granted", reason=reason, gap_s=round(gap_s, 3))
-                await self._tell(self.lives.amnesty(reason, gap_s, now))
-                return
+    def _new_pace(self) -> OwnPace:
+        now, boottime = trio.current_time(), self._ports.boottime()
+        return OwnPace(TICK_S, self._settings.stall_s, now, boottime)
 
-    def _heard_share(self) -> float:
-        """How many beats come, of what came at best lately; 1 where there are too few to say."""
-        if len(self._heard) < HEARD_WINDOWS + 2:
-            return 1.0
-        counts = [b - a for a, b in zip(self._heard, self._heard[1:], strict=False)]
-        best = max(counts[:-1])
-        return 1.0 if best < FEW_BEATS else min(1.0, counts[-1] / best)
+    def _turn(self) -> tuple[list[Fact], Sequence[AgentId]]:
+        """One turn; nothing in it waits, so nothing comes between hearing and judging."""
+        now = trio.current_time()
+        gap = self._pace.turn(now, self._ports.boottime())
+        facts = self._take_in(self._ports.register.take())
+        if gap is not None:
+            facts += self._excuse(gap.reason, gap.length_s)
+        away = self._store_away_at is not None
+        self.lives.slowness(self._pace.slowness(store_away=away))
+        due = self.lives.due(now)
+        return [*facts, *due.facts], due.look_at
 
-    async def _look(self, agent: AgentId, limiter: trio.CapacityLimiter) -> None:
-        async with limiter:
+    def _excuse(self, reason: str, gap_s: float) -> Sequence[Fact]:
+        log.warning("amnesty.granted", reason=reason, gap_s=round(gap_s, 3), agents=len(self.lives))
+        return self.lives.amnesty(reason, gap_s, trio.current_time())
+
+    async def _look_at_each(self, looks: trio.MemoryReceiveChannel[AgentId]) -> None:
+        async for agent in looks:
             watched = self.lives.watched(agent)
-            if watched is None:
-                return
+            if watched is not None:
+                await self._look(agent, watched.sources - {Source.BEAT})
+
+    async def _look(self, agent: AgentId, sources: frozenset[Source]) -> None:
+        """Look by all sources at once; one that does not answer in time keeps none other."""
+        since = trio.current_time()
+        process = self.lives.process(agent)
+        seen: list[Observation] = []
+
+        async def look(source: Source) -> None:
             with trio.move_on_after(self._settings.probe_timeout_s):
-                seen = await self._ports.prober.probe(
-                    agent, self.lives.process(agent), watched.sources - {Source.BEAT}
-                )
-                now = trio.current_time()
-                facts = [f for one in seen for f in self.lives.observed(agent, one, now)]
-                self._watch_process(agent)
-                self._dirty.add(agent)
-                await self._tell(facts)
-            await self._tell(self.lives.looked(agent, trio.current_time()))
+                seen.extend(await self._ports.prober.probe(agent, process, frozenset({source})))
+                return
+            seen.append(Observation(source, Value.UNKNOWN, "look_timed_out"))
 
-    # What is stored and told from time to time
+        async with trio.open_nursery() as nursery:
+            for source in sorted(sources):
+                nursery.start_soon(look, source)
+        now = trio.current_time()
+        seen.sort(key=lambda one: one.source)
+        facts = [*self.lives.saw(agent, seen, now, since), *self.lives.looked(agent, now)]
+        self._watch_process(agent)
+        await self._tell(facts)
 
-    async def _flush(self, pulses: Pulses, name: str) -> None:
-        with pulses.watched(name) as pulse:
-            while True:
-                with pulse.waiting():
-                    await trio.sleep(self._settings.flush_s)
-                await self._save()
-                pulse.beat()
+    async def _tell(self, facts: Sequence[Fact]) -> None:
+        if self.lives.next_at() < self._planned_at:
+            self._sooner.set()
+        for fact in facts:
+            if isinstance(fact, LifeChanged):
+                _log_change(fact)
+            await self._ports.facts.send(fact)
 
-    async def _save(self) -> None:
+    # --- what is stored and told from time to time ------------------------------------------
+
+    async def _flush(self, pulse: Pulse) -> None:
+        while True:
+            with pulse.waiting():
+                await trio.sleep(self._settings.flush_s)
+            await self._save()
+
+    async def _save(self, *, everything: bool = False) -> None:
+        """Store what has changed, and of those who were only heard the longest unstored."""
+        self._changed |= self.lives.take_changed()
+        most = len(self._heard) if everything else MOST_HEARD
+        heard = [agent for agent, _ in zip(self._heard, range(most), strict=False)]
+        taken, self._changed = self._changed, set()
+        agents = sorted(taken.union(heard))
         now, now_utc = trio.current_time(), self._ports.now_utc()
-        dirty, self._dirty = self._dirty, set()
-        found = (self.lives.record(agent, now, now_utc) for agent in sorted(dirty))
+        found = [self.lives.record(agent, now, now_utc) for agent in agents]
         records = [record for record in found if record is not None]
         if not records and self._store_away_at is None:
             return
         try:
             await self._ports.store.save_lives(records)
-        except StoreError as error:
-            self._dirty |= dirty
+        except StoreRefused as error:
+            # Repeating it would be refused again; the next changes are tried anew.
+            log.error("lives.refused", count=len(records), error=str(error))
+        except StoreConflict:
+            self._changed |= taken
+            return
+        except StoreUnavailable as error:
+            self._changed |= taken
             if self._store_away_at is None:
                 self._store_away_at = now
                 log.warning("store.lost", during="lives", error=str(error), waiting=len(records))
             return
         except trio.Cancelled:
-            self._dirty |= dirty
+            self._changed |= taken
             raise
-        if self._store_away_at is not None:
-            away_s, self._store_away_at = now - self._store_away_at, None
-            log.info("store.returned", during="lives")
-            if away_s > self._settings.limits.shortest_deadline_s:
-                await self._tell(self.lives.amnesty("database_gap", away_s, trio.current_time()))
+        for agent in heard:
+            self._heard.pop(agent, None)
+        await self._store_answered(now)
 
-    async def _count(self, pulses: Pulses, name: str) -> None:
-        with pulses.watched(name) as pulse:
-            windows = 0
-            while True:
+    async def _store_answered(self, now: float) -> None:
+        if self._store_away_at is None:
+            return
+        away_s, self._store_away_at = now - self._store_away_at, None
+        log.info("store.returned", during="lives")
+        if away_s > self._settings.limits.shortest_deadline_s:
+            await self._tell(self._excuse("database_gap", away_s))
+
+    async def _count(self, pulse: Pulse) -> None:
+        while True:
+            for _ in range(round(COUNTS_S / HEARD_S)):
                 with pulse.waiting():
                     await trio.sleep(HEARD_S)
-                self._heard = [*self._heard[-HEARD_WINDOWS - 1 :], self._ports.register.accepted]
-                windows += 1
-                if windows * HEARD_S >= COUNTS_S:
-                    windows = 0
-                    await self._tell_counts()
-                    self._scan()
+                self._pace.heard(self._ports.register.accepted)
+            await self._tell_counts()
+            await self._let_strangers_go()
+            self._scan()
 
     async def _tell_counts(self) -> None:
         counts = self._ports.register.take_counts()
+        totals: dict[Refusal, int] = {}
+        for (refusal, _), count in counts.refused.items():
+            totals[refusal] = totals.get(refusal, 0) + count
+        for refusal, count in totals.items():
+            log.warning("beats.refused", reason=str(refusal), count=count)
         for (refusal, agent), count in counts.refused.items():
-            log.warning("beats.refused", reason=refusal, agent=agent, count=count)
             await self._ports.facts.send(BeatsRefused(refusal, count, agent))
         if counts.superseded:
             log.info("beats.superseded", count=counts.superseded)
             await self._ports.facts.send(BeatsSuperseded(counts.superseded))
+
+    async def _let_strangers_go(self) -> None:
+        now = trio.current_time()
+        for agent, heard_at in tuple(self._strangers.items()):
+            ended = self.lives.state(agent) in {AgentState.TERMINATED, None}
+            if now - heard_at < (COUNTS_S if ended else FORGET_S):
+                continue
+            del self._strangers[agent]
+            facts = self.lives.let_go(agent, now)
+            self._ports.watch.forget(agent)
+            self._ports.register.forget(agent)
+            for kept in (self._watched, self._unfound, self._grown):
+                kept.pop(agent, None)
+            await self._tell(facts)
 
     def _scan(self) -> None:
         lost = self.lives.overdue(trio.current_time(), LATE_S)
         if lost:
             log.error("deadline.lost", agents=len(lost), first=lost[0])
             self._sooner.set()
+
+
+async def _pulsed(pulses: Pulses, name: str, part: Callable[[Pulse], Awaitable[None]]) -> None:
+    with pulses.watched(name) as pulse:
+        await part(pulse)
+
+
+def _log_change(fact: LifeChanged) -> None:
+    tell = log.warning if fact.value is Value.BAD else log.info
+    tell(
+        "life.changed",
+        agent=fact.agent,
+        epoch=fact.epoch,
+        before=str(fact.before),
+        after=str(fact.after),
+        condition=str(fact.condition),
+        value=str(fact.value),
+        reason=fact.reason,
+    )

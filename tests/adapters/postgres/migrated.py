@@ -40,6 +40,12 @@ _EMPTY = """
 delete from custosd.task_edges;
 delete from custosd.tasks;
 delete from custosd.agents;
+delete from custosd.lives;
+delete from custosd.epochs;
+delete from custosd.restarts;
+delete from custosd.interventions;
+delete from custosd.holds;
+delete from custosd.tokens;
 delete from custosd.transcripts;
 delete from custosd.daemons;
 delete from custosd.leases;

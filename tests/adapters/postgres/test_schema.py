@@ -11,8 +11,12 @@ from tests.adapters.postgres.migrated import emptied, execute, fetch, fetchval, 
 from custosd.adapters.postgres.bridge import Database
 from custosd.adapters.postgres.embedded import EmbeddedServer
 from custosd.core.agents import AgentState
+from custosd.core.beats import WaitKind
 from custosd.core.errors import StoreRefused
+from custosd.core.holds import HoldKind
+from custosd.core.restarts import Cause, RestartState, RestartStep, StepState
 from custosd.core.signals import Severity, SignalKind
+from custosd.core.steering import InterventionState
 from custosd.core.transcript import RunEnd
 from custosd.core.verdicts import Phase, Standing, SteeringKind, SteeringReason
 
@@ -39,20 +43,13 @@ WORDS: dict[str, type[StrEnum] | set[str]] = {
     "severity": Severity,
     "steering_kind": SteeringKind,
     "steering_reason": SteeringReason,
-    "intervention_state": {
-        *("proposed", "approved", "queued", "delivered"),
-        *("acknowledged", "acted", "expired", "failed"),
-    },
-    "restart_cause": {
-        *("crash", "killed", "out_of_memory", "usage_limit", "auth", "provider_outage"),
-        *("poison_task", "hang", "requested", "unknown"),
-    },
-    "restart_state": {"intended", "running", "succeeded", "failed", "abandoned"},
-    "restart_step": {
-        *("lease", "evidence", "graceful_stop", "forced_stop", "verify_dead", "spawn"),
-        *("first_beat", "hand_over"),
-    },
-    "step_state": {"running", "done", "skipped", "failed"},
+    "intervention_state": InterventionState,
+    "restart_cause": Cause,
+    "restart_state": RestartState,
+    "restart_step": RestartStep,
+    "step_state": StepState,
+    "wait_kind": WaitKind,
+    "hold_kind": HoldKind,
     "task_state": {"blocked", "ready", "claimed", "succeeded", "failed", "cancelled"},
     "task_priority": {"critical", "high", "medium", "low"},
 }
@@ -71,7 +68,7 @@ async def test_the_schema_knows_the_programs_words_and_no_others(database: Datab
 
 
 # What is keyed by agent; everything else is not spread over shards.
-UNSHARDED = {"daemons", "leases", "migrations", "tasks", "task_edges"}
+UNSHARDED = {"daemons", "holds", "leases", "migrations", "tasks", "task_edges", "tokens"}
 
 
 async def test_every_key_of_an_agents_table_holds_its_shard(database: Database) -> None:
@@ -139,6 +136,10 @@ async def test_no_index_holds_what_is_updated_often(database: Database) -> None:
         "transcripts": "byte_offset cursor grown_utc path",
         "daemons": "beat_utc agents sweeps",
         "leases": "expires_utc fence",
+        "lives": "epoch sequence state since_utc heard_utc gaps_s progress_utc pid",
+        "epochs": "epoch",
+        "restarts": "state fence owner ended_utc",
+        "interventions": "state attempts closed_utc measured_utc",
         "tasks": "lease_until_utc fence attempts",
     }
     for table, columns in often.items():
@@ -216,7 +217,6 @@ ROWS: dict[str, dict[str, str]] = {
         "shard": "7",
         "id": "'i'",
         "agent_id": "'a'",
-        "run_id": "'r'",
         "idempotency_key": "'key'",
         "verdict_id": "'v'",
         "kind": "'guidance'",
@@ -229,13 +229,34 @@ ROWS: dict[str, dict[str, str]] = {
         "shard": "7",
         "id": "'x'",
         "agent_id": "'a'",
-        "run_id": "'r'",
         "idempotency_key": "'key'",
         "cause": "'hang'",
         "requested_by": "'liveness'",
-        "evidence": "'[]'",
         "epoch": "1",
+        "next_epoch": "2",
         "intended_utc": "now()",
+    },
+    "lives": {
+        "shard": "7",
+        "agent_id": "'a'",
+        "epoch": "0",
+        "sequence": "0",
+        "state": "'starting'",
+        "since_utc": "now()",
+    },
+    "epochs": {"shard": "7", "agent_id": "'a'", "epoch": "1"},
+    "holds": {
+        "kind": "'pause'",
+        "subject": "'a'",
+        "placed_by": "'eve'",
+        "reason": "''",
+        "since_utc": "now()",
+    },
+    "tokens": {
+        "id": "'t'",
+        "secret_hash": "sha256('s')",
+        "created_utc": "now()",
+        "created_by": "'eve'",
     },
     "tasks": {"id": "'t'", "title": "'a task'", "created_utc": "now()"},
     "daemons": {
@@ -277,8 +298,13 @@ POSSIBLE: list[tuple[str, dict[str, str]]] = [
     ("interventions", {"hold_out": "true", "state": "'expired'", "closed_utc": "now()"}),
     (
         "restarts",
-        {"state": "'succeeded'", "next_epoch": "2", "ended_utc": "now()"},
+        {"state": "'succeeded'", "ended_utc": "now() - interval '1 day'"},
     ),
+    (
+        "restarts",
+        {"state": "'running'", "started_utc": "now()", "owner": "'d'", "fence": "1"},
+    ),
+    ("lives", {"pid": "1", "started_ticks": "0", "boot_id": "''", "gaps_s": "'{0,Infinity}'"}),
     ("tasks", {"state": "'ready'", "ready_utc": "now()"}),
     (
         "tasks",
@@ -317,7 +343,6 @@ IMPOSSIBLE: list[tuple[str, dict[str, str], str]] = [
     ("facts", {"body": "'[]'"}, "facts_body"),
     ("interventions", {"state": "'sent'"}, "intervention_state_known"),
     ("interventions", {"message": "''"}, "interventions_worded"),
-    ("interventions", {"expires_utc": "now()"}, "interventions_expires"),
     ("interventions", {"state": "'approved'"}, "interventions_approved"),
     ("interventions", {"state": "'queued'"}, "interventions_queued"),
     ("interventions", {"state": "'delivered'"}, "interventions_delivered"),
@@ -331,13 +356,25 @@ IMPOSSIBLE: list[tuple[str, dict[str, str], str]] = [
     ("interventions", {"state": "'failed'", "closed_utc": "now()"}, "interventions_failed"),
     ("interventions", {"hold_out": "true", "delivered_utc": "now()"}, "interventions_held_out"),
     ("interventions", {"alignment_after": "0.5"}, "interventions_measured"),
-    ("interventions", {"verdict_id": "'w'"}, "interventions_verdict_fk"),
+    ("interventions", {"attempts": "-1"}, "interventions_attempts"),
     ("restarts", {"cause": "'mood'"}, "restart_cause_known"),
     ("restarts", {"next_epoch": "1"}, "restarts_epoch_grows"),
     ("restarts", {"state": "'running'"}, "restarts_running"),
-    ("restarts", {"state": "'succeeded'", "ended_utc": "now()"}, "restarts_succeeded"),
+    ("restarts", {"evidence": "'{}'"}, "restarts_evidence"),
+    ("restarts", {"fence": "-1"}, "tally_range"),
+    ("restarts", {"failure": "'why'"}, "restarts_failed"),
     ("restarts", {"state": "'abandoned'"}, "restarts_ended"),
     ("restarts", {"state": "'failed'", "ended_utc": "now()"}, "restarts_failed"),
+    ("lives", {"wait_kind": "'lunch'"}, "wait_kind_known"),
+    ("lives", {"sequence": "-1"}, "tally_range"),
+    ("lives", {"interval_s": "-1"}, "lives_interval"),
+    ("lives", {"gaps_s": "'{1,-1}'"}, "lives_gaps"),
+    ("lives", {"pid": "1"}, "lives_process_whole"),
+    ("lives", {"pid": "0", "started_ticks": "0", "boot_id": "''"}, "lives_pid"),
+    ("epochs", {"epoch": "-1"}, "tally_range"),
+    ("holds", {"kind": "'hug'"}, "hold_kind_known"),
+    ("holds", {"subject": "''"}, "name_given"),
+    ("tokens", {"secret_hash": "'s'"}, "tokens_hash"),
     ("tasks", {"state": "'paused'"}, "task_state_known"),
     ("tasks", {"priority": "'urgent'"}, "task_priority_known"),
     ("tasks", {"parent_id": "'t'"}, "tasks_no_own_parent"),
@@ -378,7 +415,7 @@ async def test_rows_that_cannot_be_are_refused(database: Database) -> None:
 
 
 async def test_a_key_given_twice_acts_once(database: Database) -> None:
-    """One message for one key, one open restart for one agent."""
+    """One message for one key, one open restart for one agent, one restart for one epoch."""
     await database.unit(execute, _GROUND)
     for table, again, constraint in (
         ("interventions", {"id": "'j'"}, "interventions_once"),
@@ -392,23 +429,30 @@ async def test_a_key_given_twice_acts_once(database: Database) -> None:
     ended = "update custosd.restarts set state = 'abandoned', ended_utc = now()"
     await database.unit(execute, ended)
     again = {"id": "'y'", "idempotency_key": "'other'"}
-    await database.unit(execute, insertion("restarts", again))
+    with pytest.raises(StoreRefused) as caught:
+        await database.unit(execute, insertion("restarts", again))
+    assert caught.value.constraint == "restarts_one_epoch"
+    await database.unit(execute, insertion("restarts", again | {"next_epoch": "3"}))
 
 
 async def test_steps_of_a_restart_end_when_they_say_so(database: Database) -> None:
     await database.unit(execute, _GROUND + insertion("restarts", {}))
-    step = "insert into custosd.restart_steps (shard, restart_id, step, state, started_utc"
-    await database.unit(execute, f"{step}) values (7, 'x', 'lease', 'running', now())")
+    step = (
+        "insert into custosd.restart_steps"
+        " (shard, restart_id, step, state, started_utc, place, attempt) values "
+    )
+    await database.unit(execute, step + "(7, 'x', 'lease', 'running', now(), 0, 1)")
     for values, constraint in (
-        (") values (7, 'x', 'spawn', 'done', now())", "restart_steps_ended"),
-        (") values (7, 'x', 'lease', 'running', now())", "restart_steps_pk"),
-        (") values (7, 'x', 'prayer', 'running', now())", "restart_step_known"),
-        (") values (7, 'y', 'spawn', 'running', now())", "restart_steps_restart_fk"),
-        (", ended_utc) values (7, 'x', 'spawn', 'done', now(), now() - interval '1 s')", "order"),
+        ("(7, 'x', 'spawn', 'done', now(), 0, 1)", "restart_steps_ended"),
+        ("(7, 'x', 'lease', 'running', now(), 0, 1)", "restart_steps_pk"),
+        ("(7, 'x', 'prayer', 'running', now(), 0, 1)", "restart_step_known"),
+        ("(7, 'y', 'spawn', 'running', now(), 0, 1)", "restart_steps_restart_fk"),
+        ("(7, 'x', 'spawn', 'running', now(), 0, 0)", "restart_steps_attempt"),
+        ("(7, 'x', 'spawn', 'running', now(), -1, 1)", "restart_steps_place"),
     ):
         with pytest.raises(StoreRefused) as caught:
             await database.unit(execute, step + values)
-        assert constraint in caught.value.constraint
+        assert caught.value.constraint == constraint
 
 
 async def test_edges_join_two_tasks_that_are_there(database: Database) -> None:
@@ -429,19 +473,21 @@ async def test_edges_join_two_tasks_that_are_there(database: Database) -> None:
     assert await database.unit(fetchval, "select count(*) from custosd.task_edges") == 0
 
 
-async def test_what_an_agent_had_goes_with_it_but_the_record_stays(database: Database) -> None:
+async def test_what_an_agent_had_goes_with_it_but_record_and_acts_stay(
+    database: Database,
+) -> None:
+    """Who is acted upon may have no run: what was done does not go with its transcripts."""
     await database.unit(execute, _GROUND)
-    for table in ("signals", "interventions", "restarts"):
+    kept = ("lives", "interventions", "restarts")
+    for table in ("signals", *kept):
         await database.unit(execute, insertion(table, {}))
     fact = {"shard": "7", "agent_id": "'a'", "run_id": "'r'"}
     await database.unit(execute, insertion("facts", fact))
-    await database.unit(execute, "delete from custosd.verdicts")
-    kept = "select count(*) from custosd.interventions where verdict_id is null"
-    assert await database.unit(fetchval, kept) == 1
     await database.unit(execute, "delete from custosd.agents")
-    for table in ("runs", "signals", "interventions", "restarts"):
+    for table in ("runs", "verdicts", "signals"):
         assert await database.unit(fetchval, f"select count(*) from custosd.{table}") == 0
-    assert await database.unit(fetchval, "select count(*) from custosd.facts") == 1
+    for table in ("facts", *kept):
+        assert await database.unit(fetchval, f"select count(*) from custosd.{table}") == 1
 
 
 async def test_ready_tasks_and_claims_are_found_by_index(database: Database) -> None:

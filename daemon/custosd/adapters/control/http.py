@@ -1,23 +1,46 @@
 """Stops and starts an agent by a hook: whoever runs it answers a few HTTP requests.
 
-    GET  URL/status     {"state": "running" | "gone" | "unknown", "exit": {"code", "signal", "oom"}}
-    POST URL/interrupt, URL/stop, URL/kill    any 2xx
-    POST URL/spawn      {"agent", "epoch", "cause", "summary", "goal", "task", "constraints"}
+    GET  URL/status     {"state": "running" | "gone" | "unknown", "progress": 12.5,
+                         "exit": {"code": 1} or {"signal": 9, "oom": true}}
+    POST URL/interrupt  404, 405 and 501 say that there is no way to do that
+    POST URL/stop, URL/kill
+    POST URL/spawn      {"key", "agent", "epoch", "cause", "summary", "goal", "task",
+                         "constraints"}
 
-Every POST carries an Idempotency-Key; of one key at most one incarnation may be started.
+Laws:
+
+1. Only an answer 2xx is a yes, and only a status that says so is "gone". Each spawn has an
+   Idempotency-Key; of one key the hook starts one incarnation, and says yes each time.
+2. No redirect is followed: the token goes to the configured place or nowhere.
+3. The whole exchange has one time limit, however slowly the other side drips, and an answer
+   is read up to 64 KiB.
 """
 
+import json
+import ssl
+from functools import cache
+from http import HTTPStatus
 from pathlib import Path
 from typing import Literal
 
 import httpx
 import msgspec
+import trio
 
+from custosd.adapters.control.handover import as_form, plain
+from custosd.config.problems import InvalidConfig
+from custosd.config.secret import Secret
 from custosd.core.errors import ControlError
 from custosd.core.evidence import Exit, Observation, Source, Value
-from custosd.ports import HandOver
+from custosd.ports import AgentControl, HandOver
 
-LONGEST_ANSWER = 64 * 1024
+LARGEST_ANSWER_BYTES = 64 * 1024
+
+_NO_WAY = frozenset(
+    {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED}
+)
+_REFUSED = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+_REDIRECT = range(300, 400)
 
 
 class _Exit(msgspec.Struct):
@@ -32,36 +55,45 @@ class _Status(msgspec.Struct):
     progress: float | None = None
 
 
-class HttpControl:
-    """`ports.AgentControl` over a hook. `token_file` is read at each request."""
+class HttpControl(AgentControl):
+    """One agent's hook. The token is read at each request, from a file that others can not read.
+
+    Connections are made for each request: they are rare, and an idle one to each agent would
+    cost more than it saves.
+    """
 
     def __init__(
         self, url: str, *, token_file: Path | None = None, timeout_s: float = 10.0
     ) -> None:
-        self._url = url.rstrip("/")
-        self._token_file = token_file
+        try:
+            self._url = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise ValueError(f"an http control needs a URL: {error}") from error
+        if self._url.scheme not in ("http", "https") or not self._url.host:
+            raise ValueError("an http control needs a URL with http or https and a host")
+        self._token = Secret("agent.control_token_file", token_file) if token_file else None
         self._timeout_s = timeout_s
 
     async def sight(self) -> Observation:
-        """See the port."""
+        """See the port. Never raises: a hook that can not be asked knows nothing."""
         try:
             told = msgspec.json.decode(await self._ask("GET", "status"), type=_Status)
         except ControlError as error:
             return Observation(Source.PROCESS, Value.UNKNOWN, error.reason)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
             return Observation(Source.PROCESS, Value.UNKNOWN, "garbled_status")
         match told.state:
             case "running":
                 return Observation(Source.PROCESS, Value.OK, "process_there", told.progress)
             case "gone":
                 how = Exit(told.exit.code, told.exit.signal, told.exit.oom) if told.exit else None
-                return Observation(Source.PROCESS, Value.BAD, "process_gone", None, None, how)
+                return Observation(Source.PROCESS, Value.BAD, "process_gone", exit=how)
             case _:
                 return Observation(Source.PROCESS, Value.UNKNOWN, "hook_does_not_know")
 
     async def interrupt(self) -> None:
         """See the port."""
-        await self._ask("POST", "interrupt")
+        await self._ask("POST", "interrupt", unless=_NO_WAY)
 
     async def stop(self) -> None:
         """See the port."""
@@ -72,49 +104,97 @@ class HttpControl:
         await self._ask("POST", "kill")
 
     async def spawn(self, key: str, hand_over: HandOver) -> None:
-        """See the port."""
-        body = msgspec.json.encode(
-            {
-                "agent": hand_over.agent,
-                "epoch": hand_over.epoch,
-                "cause": hand_over.cause,
-                "summary": hand_over.summary,
-                "goal": hand_over.goal,
-                "task": hand_over.task,
-                "constraints": list(hand_over.constraints),
-            }
-        )
-        await self._ask("POST", "spawn", key=key, body=body)
+        """See the port. The environment of the new incarnation is the hook's to make."""
+        headers = {
+            "Idempotency-Key": plain(key, "the key of a restart"),
+            "Content-Type": "application/json",
+        }
+        await self._ask("POST", "spawn", headers, json.dumps({"key": key} | as_form(hand_over)))
 
-    async def _ask(self, method: str, verb: str, *, key: str = "", body: bytes = b"") -> bytes:
-        url = f"{self._url}/{verb}"
-        headers = {"Idempotency-Key": key} if key else {}
-        if body:
-            headers["Content-Type"] = "application/json"
+    async def _ask(
+        self,
+        method: str,
+        verb: str,
+        headers: dict[str, str] | None = None,
+        content: str = "",
+        *,
+        unless: frozenset[HTTPStatus] = frozenset(),
+    ) -> bytes:
+        """The body of an answer 2xx to a GET; raises `ControlError` for everything else.
+
+        A status that is in `unless` is taken for a yes.
+        """
+        url = self._url.copy_with(path=f"{self._url.path.rstrip('/')}/{verb}")
+        headers = (headers or {}) | await self._authorization() | {"Accept-Encoding": "identity"}
         try:
-            if self._token_file is not None:
-                headers["Authorization"] = f"Bearer {self._token_file.read_text().strip()}"
-            async with (
-                httpx.AsyncClient(timeout=self._timeout_s, trust_env=False) as client,
-                client.stream(method, url, headers=headers, content=body) as response,
-            ):
-                return await _answer(response, url)
-        except httpx.TimeoutException as error:
-            raise ControlError("took_too_long", f"{url} did not answer in time") from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise ControlError("unreachable", f"{url}: {error}") from error
-        except (OSError, UnicodeError) as error:
-            raise ControlError("no_token", f"{self._token_file}: {error}") from error
+            with trio.fail_after(self._timeout_s):
+                async with (
+                    self._client() as client,
+                    client.stream(method, url, headers=headers, content=content) as response,
+                ):
+                    if not response.is_success and response.status_code not in unless:
+                        raise self._refused(response.status_code, verb)
+                    return await self._body(response) if method == "GET" else b""
+        except (trio.TooSlowError, httpx.TimeoutException) as error:
+            raise ControlError(
+                "took_too_long", f"{self._place} did not answer within {self._timeout_s:g} s"
+            ) from error
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+            raise ControlError(
+                "unreachable", f"{self._place}: {type(error).__name__}; does the hook run?"
+            ) from error
+
+    def _client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            verify=_tls() if self._url.scheme == "https" else False,
+            follow_redirects=False,
+            trust_env=False,
+            timeout=self._timeout_s,
+        )
+
+    async def _authorization(self) -> dict[str, str]:
+        if self._token is None:
+            return {}
+        try:
+            token = await trio.to_thread.run_sync(self._token.read)
+        except InvalidConfig as error:
+            raise ControlError("no_token", str(error)) from error
+        if not (token.isascii() and token.isprintable()):
+            raise ControlError("no_token", "the token has characters that no header may have")
+        return {"Authorization": f"Bearer {token}"}
+
+    async def _body(self, response: httpx.Response) -> bytes:
+        body = b""
+        with trio.CancelScope() as reading:
+            # Raw, because a small body may unpack to a huge one. Cancelled and not left, because
+            # the generators below this one end properly in no other way.
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) > LARGEST_ANSWER_BYTES:
+                    reading.cancel()
+        if reading.cancel_called:
+            raise ControlError(
+                "answer_too_long", f"{self._place} said more than {LARGEST_ANSWER_BYTES} bytes"
+            )
+        return body
+
+    def _refused(self, status: int, verb: str) -> ControlError:
+        place = f"{self._place} answered {verb} with {status}"
+        if status in _REFUSED:
+            return ControlError("not_allowed", f"{place}: check control_token_file")
+        if status in _REDIRECT:
+            return ControlError(
+                f"status_{status}", f"{place}: configure the address that it leads to"
+            )
+        return ControlError(f"status_{status}", place)
+
+    @property
+    def _place(self) -> str:
+        # Neither user nor query, which may hold secrets.
+        return f"{self._url.scheme}://{self._url.netloc.decode('ascii', 'replace')}"
 
 
-async def _answer(response: httpx.Response, url: str) -> bytes:
-    said = bytearray()
-    async for chunk in response.aiter_bytes():
-        said += chunk
-        if len(said) > LONGEST_ANSWER:
-            raise ControlError("answer_too_long", f"{url} said more than {LONGEST_ANSWER} bytes")
-    if not response.is_success:
-        refused = response.status_code in {401, 403}
-        reason = "not_allowed" if refused else f"status_{response.status_code}"
-        raise ControlError(reason, f"{url} answered with {response.status_code}")
-    return bytes(said)
+@cache
+def _tls() -> ssl.SSLContext:
+    # One for all hooks: reading the certificates takes tens of milliseconds.
+    return ssl.create_default_context()

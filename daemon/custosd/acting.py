@@ -1,0 +1,471 @@
+"""The acting half put together: lives, restarts, steering, notices, and the doors to them.
+
+    doors ─► register ─► liveness ─► board ─► restarter ─► controls
+                                         └──► steerer ───► channels
+    doors ─► acts ─► holds, restarter, steerer               notifiers ◄─ alerting
+
+Laws: what outlives a reload (lives, budgets, messages, holds) is made once; services that
+were made of changed settings are run anew, and find it again. Agents come and go with the
+configuration, and by enrolment for a while.
+"""
+
+import os
+import pwd
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TypeVar
+
+import trio
+
+from custosd.config.acting import AlertSettings, LivenessSettings, RestartSettings, SteeringSettings
+from custosd.config.agents import AgentSettings
+from custosd.config.settings import Config
+from custosd.core.agents import AgentId
+from custosd.core.alerts import AlertLimits
+from custosd.core.evidence import ProcessIdentity, Source
+from custosd.core.explanations import Setting
+from custosd.core.facts import ConfigReloaded, Fact
+from custosd.core.holds import Hold
+from custosd.core.liveness import LivenessLimits, Lives, Watched
+from custosd.core.lives import LifeRecord
+from custosd.core.restart_budget import RestartLimits
+from custosd.core.restarts import Restart, RestartState
+from custosd.core.steering_policy import SteeringLimits, SteeringMode
+from custosd.core.tokens import Token
+from custosd.core.view import FleetView
+from custosd.flow.latest import Latest
+from custosd.flow.pulse import Pulses
+from custosd.ports import (
+    ActDoor,
+    ActionStore,
+    AgentControl,
+    BeatDoor,
+    Notifier,
+    Prober,
+    ProcessWatch,
+    SteeringChannel,
+    Store,
+)
+from custosd.services.acts import ActPorts, Acts
+from custosd.services.alerting import keep_alerts
+from custosd.services.beats import BeatRegister
+from custosd.services.enrolments import Enrolments, Form
+from custosd.services.explainer import Explainer
+from custosd.services.holds import Holds
+from custosd.services.liveness import LivenessPorts, LivenessWatch
+from custosd.services.liveness import LivenessSettings as WatchSettings
+from custosd.services.procedure import ProcedureLimits
+from custosd.services.restarter import (
+    Restarter,
+    RestarterPorts,
+    RestarterSettings,
+    Supervised,
+    keep_restarts,
+)
+from custosd.services.steerer import Steerer, keep_steering
+from custosd.services.token_book import TokenBook
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """What the doors lead to, as whoever opens them gets it."""
+
+    beats: BeatDoor
+    acts: ActDoor
+    tokens: Callable[[], Mapping[str, Token]]
+    uid_of: Callable[[AgentId], int | None]
+    ready: Callable[[], tuple[bool, Sequence[str]]]
+    pulses: Pulses
+
+
+ServeDoors = Callable[[Doors, trio.TaskStatus[None]], Awaitable[None]]
+"""Opens every door and serves it until cancelled; started when all are open."""
+
+
+async def no_doors(_doors: Doors, task_status: trio.TaskStatus[None]) -> None:
+    """No door at all: nothing beats, nobody asks."""
+    task_status.started()
+    await trio.sleep_forever()
+
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    """What the daemon acts with, and sees agents by, beside their transcripts.
+
+    `control_of` and `channel_of` make what an agent's table asks for, None for none.
+    """
+
+    actions: ActionStore
+    prober: Callable[["Roster"], Prober]
+    watch: ProcessWatch
+    control_of: Callable[[AgentSettings], AgentControl | None]
+    channel_of: Callable[[AgentSettings], SteeringChannel | None]
+    notifiers_of: Callable[[AlertSettings], Sequence[Notifier]]
+    serve_doors: ServeDoors
+    identify: Callable[[int], ProcessIdentity | None]
+    boottime: Callable[[], float]
+    setting_of: Callable[[str], Setting] = Setting
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What was stored about acts: what the acting half goes on from."""
+
+    lives: tuple[LifeRecord, ...] = ()
+    restarts: tuple[Restart, ...] = ()
+    holds: tuple[Hold, ...] = ()
+
+
+async def remembered(actions: ActionStore, since_utc: datetime) -> Remembered:
+    """Everything that is stored about acts. Raises `StoreError`."""
+    return Remembered(
+        await actions.lives(), await actions.restarts(since_utc), await actions.holds()
+    )
+
+
+@dataclass(slots=True)
+class Roster:
+    """The agents that may be acted upon: shared tables, changed in place by a reload."""
+
+    agents: dict[AgentId, AgentSettings] = field(default_factory=dict)
+    controls: dict[AgentId, AgentControl] = field(default_factory=dict)
+    channels: dict[AgentId, SteeringChannel] = field(default_factory=dict)
+    supervised: dict[AgentId, Supervised] = field(default_factory=dict)
+    uids: dict[AgentId, int] = field(default_factory=dict)
+    strangers: bool = False
+
+    def knows(self, agent: AgentId) -> bool:
+        """Whether beats of this agent are taken."""
+        return self.strangers or agent in self.agents
+
+    def put(self, settings: AgentSettings, hands: Hands) -> None:
+        """Take an agent in, or take up its changed table."""
+        agent = AgentId(settings.id)
+        self.agents[agent] = settings
+        _set_or_drop(self.controls, agent, hands.control_of(settings))
+        _set_or_drop(self.channels, agent, hands.channel_of(settings))
+        self.supervised[agent] = Supervised(settings.host, settings.account, settings.beats)
+        _set_or_drop(self.uids, agent, _uid(settings.user))
+
+    def drop(self, agent: AgentId) -> None:
+        """Let an agent go: it is watched no longer."""
+        for table in (self.agents, self.controls, self.channels, self.supervised, self.uids):
+            table.pop(agent, None)
+
+
+def _set_or_drop(table: dict[AgentId, T], agent: AgentId, value: T | None) -> None:
+    if value is None:
+        table.pop(agent, None)
+    else:
+        table[agent] = value
+
+
+def _uid(user: str) -> int | None:
+    try:
+        return pwd.getpwnam(user).pw_uid if user else None
+    except KeyError:
+        return None
+
+
+def watched_of(settings: AgentSettings, hang_after_s: float | None = None) -> Watched:
+    """What can be known of an agent, by its table. `hang_after_s` None: as for all."""
+    sources = {Source.PROCESS}
+    if settings.beats:
+        sources.add(Source.BEAT)
+    if settings.control == "systemd":
+        sources.add(Source.UNIT)
+    if settings.transcripts:
+        sources.add(Source.TRANSCRIPT)
+    if settings.workspace is not None:
+        sources.add(Source.WORKSPACE)
+    return Watched(
+        AgentId(settings.id),
+        settings.host,
+        frozenset(sources),
+        settings.beats,
+        settings.beat_interval_s or None,
+        hang_after_s,
+    )
+
+
+class ActingHalf:
+    """Everything of the acting half that lives as long as the daemon."""
+
+    def __init__(
+        self,
+        config: Config,
+        hands: Hands,
+        store: Store,
+        view: Latest[FleetView],
+        facts: trio.MemorySendChannel[Fact],
+        now_utc: Callable[[], datetime],
+        stored: Remembered,
+        owner: str,
+    ) -> None:
+        self._hands = hands
+        self._view = view
+        # One for all who live as long as this half: closed once, when nobody tells any more.
+        self.facts = facts = facts.clone()
+        self._now_utc = now_utc
+        self._store = store
+        self.roster = Roster(strangers=config.doors.strangers)
+        self.register = BeatRegister(self.roster.knows, config.doors.most_agents)
+        self.lives = Lives(liveness_limits(config.liveness), self.register)
+        self.holds = Holds(hands.actions, facts, now_utc, stored.holds)
+        self.tokens = TokenBook(hands.actions)
+        self.prober = hands.prober(self.roster)
+        self.restarter = Restarter(
+            RestarterPorts(
+                hands.actions,
+                self.roster.controls,
+                self.prober,
+                self.lives,
+                self.holds,
+                facts,
+                now_utc,
+            ),
+            view,
+            self.roster.supervised,
+            restarter_settings(config.restarts),
+            owner,
+        )
+        self.steerer = Steerer(
+            hands.actions,
+            self.roster.channels,
+            view,
+            self.holds,
+            facts,
+            steering_limits(config.steering),
+            now_utc,
+        )
+        self._configured: frozenset[AgentId] = frozenset()
+        self.enrolments = Enrolments(self._enrol_guest, self.dismiss, self._is_configured)
+        self.adopt(config)
+        records = _with_epochs_of_restarts(stored)
+        self.register.restore(records)
+        self.lives.restore(records, trio.current_time(), now_utc())
+
+    def close(self) -> None:
+        """Tell nothing any more; the channel of facts may end."""
+        self.facts.close()
+
+    def adopt(self, config: Config) -> None:
+        """Take up what is not made anew with a service: agents, limits, modes."""
+        now = trio.current_time()
+        self.roster.strangers = config.doors.strangers
+        wanted = {AgentId(settings.id): settings for settings in config.agents}
+        self._configured = frozenset(wanted)
+        staying = {*wanted, *self.enrolments.guests()}
+        for agent in [agent for agent in self.roster.agents if agent not in staying]:
+            self.dismiss(agent)
+        for agent in wanted:
+            self.enrolments.forget(agent)
+        for agent, settings in wanted.items():
+            if self.roster.agents.get(agent) != settings:
+                self.enrol(settings, now)
+        self.lives.limits = liveness_limits(config.liveness)
+        self.restarter.adopt(restarter_settings(config.restarts))
+        self.steerer.adopt(steering_limits(config.steering))
+
+    def enrol(self, settings: AgentSettings, now: float, hang_after_s: float | None = None) -> None:
+        """Watch an agent from now on. `hang_after_s` None: as for all."""
+        self.roster.put(settings, self._hands)
+        self.lives.watch(watched_of(settings, hang_after_s), now)
+
+    def enrol_for_a_while(self, agent: AgentId, form: Form) -> str:
+        """Watch an agent for as long as its form says, an hour at most; "" or why not."""
+        return self.enrolments.enrol(agent, form)
+
+    def _enrol_guest(self, settings: AgentSettings, hang_after_s: float | None) -> None:
+        self.enrol(settings, trio.current_time(), hang_after_s)
+
+    def _is_configured(self, agent: AgentId) -> bool:
+        return agent in self._configured
+
+    def dismiss(self, agent: AgentId) -> None:
+        """Watch an agent no longer."""
+        self.roster.drop(agent)
+        self.lives.unwatch(agent)
+        self.register.forget(agent)
+        self._hands.watch.forget(agent)
+
+    def acts(self, reload: Callable[[], Awaitable[ConfigReloaded]]) -> Acts:
+        """What the doors for acts lead to."""
+        explainer = Explainer(
+            self.lives,
+            self.restarter,
+            self.steerer,
+            self._store,
+            lambda: self._view.value,
+            self._now_utc,
+            self._hands.setting_of,
+        )
+        return Acts(
+            ActPorts(self.holds, self.restarter, self.steerer, explainer, reload, self.enrolments),
+            lambda: self._view.value,
+            self.facts,
+            self._now_utc,
+        )
+
+    # The services, as they are run: each is made of a configuration, and supervised
+
+    async def watch_lives(
+        self, config: Config, pulses: Pulses, task_status: trio.TaskStatus[None]
+    ) -> None:
+        """See `services.liveness`."""
+        ports = LivenessPorts(
+            self.register,
+            self._hands.watch,
+            self.prober,
+            self._hands.actions,
+            self._view,
+            self.facts,
+            self._hands.identify,
+            self._hands.boottime,
+            self._now_utc,
+        )
+        settings = config.liveness
+        watch = LivenessWatch(
+            self.lives,
+            ports,
+            WatchSettings(
+                liveness_limits(settings),
+                settings.probe_timeout_s,
+                settings.probe_concurrency,
+                settings.stall_s,
+                settings.flush_s,
+            ),
+        )
+        await watch.run(pulses, task_status=task_status)
+
+    async def keep_holds(self, pulses: Pulses, task_status: trio.TaskStatus[None]) -> None:
+        """See `services.holds`."""
+        with pulses.watched("holds") as pulse:
+            await self.holds.keep(pulse, task_status=task_status)
+
+    async def keep_enrolments(self, pulses: Pulses, task_status: trio.TaskStatus[None]) -> None:
+        """See `services.enrolments`."""
+        with pulses.watched("enrolments") as pulse:
+            await self.enrolments.keep(pulse, task_status=task_status)
+
+    async def keep_restarts(self, pulses: Pulses, task_status: trio.TaskStatus[None]) -> None:
+        """See `services.restarter`."""
+        with pulses.watched("restarter") as pulse:
+            await keep_restarts(self.restarter, pulse, task_status=task_status)
+
+    async def keep_steering(self, pulses: Pulses, task_status: trio.TaskStatus[None]) -> None:
+        """See `services.steerer`."""
+        with pulses.watched("steerer") as pulse:
+            await keep_steering(self.steerer, pulse, task_status=task_status)
+
+    async def keep_alerts(
+        self, config: Config, pulses: Pulses, task_status: trio.TaskStatus[None]
+    ) -> None:
+        """See `services.alerting`."""
+        with pulses.watched("alerting") as pulse:
+            await keep_alerts(
+                self._view,
+                self.holds,
+                self._hands.notifiers_of(config.alerts),
+                self.facts.clone(),
+                AlertLimits(storm=config.alerts.storm),
+                self._now_utc,
+                pulse,
+                task_status=task_status,
+            )
+
+    async def keep_tokens(self, pulses: Pulses, task_status: trio.TaskStatus[None]) -> None:
+        """See `services.token_book`."""
+        with pulses.watched("tokens") as pulse:
+            await self.tokens.keep(pulse, task_status=task_status)
+
+    async def serve_doors(
+        self,
+        acts: ActDoor,
+        ready: Callable[[], tuple[bool, Sequence[str]]],
+        pulses: Pulses,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        """Open the doors."""
+        doors = Doors(self.register, acts, self.tokens.tokens, self.roster.uids.get, ready, pulses)
+        await self._hands.serve_doors(doors, task_status)
+
+
+def _with_epochs_of_restarts(stored: Remembered) -> tuple[LifeRecord, ...]:
+    """Lives with the incarnations that restarts gave: those are stored first, lives later."""
+    given: dict[AgentId, int] = {}
+    for restart in stored.restarts:
+        if restart.state is RestartState.SUCCEEDED:
+            given[restart.agent] = max(given.get(restart.agent, 0), restart.next_epoch)
+    return tuple(
+        replace(record, epoch=given[record.agent], sequence=0)
+        if given.get(record.agent, 0) > record.epoch
+        else record
+        for record in stored.lives
+    )
+
+
+def liveness_limits(settings: LivenessSettings) -> LivenessLimits:
+    """The settings as the core takes them."""
+    return LivenessLimits(
+        idle_interval_s=settings.idle_interval_s,
+        running_interval_s=settings.running_interval_s,
+        monitor_interval_s=settings.monitor_interval_s,
+        margin_s=settings.margin_s,
+        gaps=settings.gaps,
+        shortest_deadline_s=settings.shortest_deadline_s,
+        longest_deadline_s=settings.longest_deadline_s,
+        startup_grace_s=settings.startup_grace_s,
+        recover_beats=settings.recover_beats,
+        hang_after_s=settings.hang_after_s,
+        busy_limit_s=settings.busy_limit_s,
+        breaker_agents=settings.breaker_agents,
+        breaker_share=settings.breaker_share,
+        breaker_period_s=settings.breaker_period_s,
+    )
+
+
+def restarter_settings(settings: RestartSettings) -> RestarterSettings:
+    """The settings as the restarter takes them."""
+    limits = RestartLimits(
+        backoff_s=settings.backoff_s,
+        longest_backoff_s=settings.longest_backoff_s,
+        burst=settings.burst,
+        window_s=settings.window_s,
+        stable_after_s=settings.stable_after_s,
+        per_task=settings.per_task,
+        fleet_burst=settings.fleet_burst,
+        fleet_share=settings.fleet_share,
+        common_cause=settings.common_cause,
+        common_period_s=settings.common_period_s,
+        probe_stable_s=settings.probe_stable_s,
+        concurrency=settings.concurrency,
+    )
+    steps = ProcedureLimits(
+        interrupt_s=settings.interrupt_s,
+        graceful_s=settings.graceful_s,
+        verify_s=settings.verify_s,
+        first_beat_s=settings.first_beat_s,
+    )
+    return RestarterSettings(limits, steps, acting=settings.mode == "act")
+
+
+def steering_limits(settings: SteeringSettings) -> SteeringLimits:
+    """The settings as the steerer takes them."""
+    return SteeringLimits(
+        mode=SteeringMode(settings.mode),
+        ttl_s=settings.ttl_s,
+        cooldown_s=settings.cooldown_s,
+        fleet_cap=settings.fleet_cap,
+        hold_out=settings.hold_out,
+        without_effect=settings.without_effect,
+        outcome_s=settings.outcome_s,
+    )
+
+
+def owner_name(config: Config) -> str:
+    """This process, as it is named in leases: no two that run at once have one name."""
+    return f"{config.daemon.name}:{os.uname().nodename}:{os.getpid()}"

@@ -1,0 +1,145 @@
+"""The routes, and what stands between them and the server.
+
+Laws:
+
+1. Every answer is JSON, that of an unknown path or method too.
+2. A fault of ours is one 500, logged with its trace; no words of it go out.
+3. Whoever is answered before its body was read is still read from until the answer is out:
+   else server and client would wait for one another.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import structlog
+import trio
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from custosd.api.acts import ActsEndpoint
+from custosd.api.answers import Refused, answer, problem
+from custosd.api.bearers import Tokens
+from custosd.api.beats import BeatAdmission, BeatsEndpoint
+from custosd.api.bodies import Bodies, BodyLimits
+from custosd.ports import ActDoor
+
+log = structlog.get_logger()
+
+Ready = Callable[[], tuple[bool, Sequence[str]]]
+"""Whether the daemon is at work, and what is in the way if it is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiPorts:
+    """Everybody whom the HTTP side hands over to."""
+
+    beats: BeatAdmission
+    acts: ActDoor
+    tokens: Tokens
+    ready: Ready
+
+
+def application(ports: ApiPorts, limits: BodyLimits) -> ASGIApp:
+    """The whole HTTP side, as an ASGI application without a lifespan."""
+    bodies = Bodies(limits)
+    routes = [
+        Route("/api/v1/beats", BeatsEndpoint(ports.beats, ports.tokens, bodies).post, methods=_P),
+        Route("/api/v1/acts", ActsEndpoint(ports.acts, ports.tokens, bodies).post, methods=_P),
+        Route("/-/healthy", _healthy, methods=["GET"]),
+        Route("/-/ready", _readiness(ports.ready), methods=["GET"]),
+    ]
+    handlers = {HTTPException: _no_route, Refused: _refused, Exception: _fault}
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    # A path with one slash too many is another path, and says so.
+    app.router.redirect_slashes = False
+    return _Conversations(app)
+
+
+_P = ["POST"]
+
+
+async def _healthy(_request: Request) -> Response:
+    return answer(HTTPStatus.OK, {"status": "ok"})
+
+
+def _readiness(ready: Ready) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(_request: Request) -> Response:
+        is_ready, reasons = ready()
+        status = HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE
+        return answer(status, {"ready": is_ready, "reasons": list(reasons)})
+
+    return endpoint
+
+
+async def _no_route(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
+    status = HTTPStatus(error.status_code)
+    code = status.name.lower()
+    return problem(status, code, status.description or status.phrase, error.headers)
+
+
+async def _refused(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)  # noqa: S101 - what it is registered for
+    return error.answer
+
+
+async def _fault(_request: Request, _error: Exception) -> Response:
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "a fault of the daemon's")
+
+
+class _Conversations:
+    """Law 2 and 3; and nobody is answered who has gone."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        conversation = _Conversation(receive, send)
+        try:
+            await self._app(scope, conversation.receive, conversation.send)
+        except Exception:
+            log.exception("http.failed", method=scope["method"][:16], route=_route(scope))
+
+
+def _route(scope: Scope) -> str:
+    # The path as we know it: one that somebody made up belongs in no line.
+    return getattr(scope.get("route"), "path", "")
+
+
+class _Conversation:
+    """One request, from its first to its last message."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._whole = self._gone = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self._gone = True
+        elif not message.get("more_body", False):
+            self._whole = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        if self._gone:
+            return
+        if self._whole:
+            await self._send(message)
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._drain)
+            await self._send(message)
+            nursery.cancel_scope.cancel("answered")
+
+    async def _drain(self) -> None:
+        while not self._gone:
+            await self.receive()

@@ -1,0 +1,389 @@
+"""The commands that ask the running daemon for something, over its control socket."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+import trio
+
+from custosd.adapters.control_socket import (
+    ControlDenied,
+    ControlSocketError,
+    DaemonNotRunning,
+    ask,
+    socket_path,
+)
+from custosd.cli.exit_codes import FAILURE, NOT_RUNNING, OK
+from custosd.cli.settings import log_for_a_command, settings
+from custosd.cli.showing import Look, printable
+from custosd.config.quantities import parse_duration
+from custosd.config.settings import Config
+from custosd.core.acts import Act, ActAnswer, ActOutcome, ActRequest
+from custosd.core.holds import FLEET
+from custosd.core.verdicts import SteeringKind
+
+NO_PERMISSION = 77
+"""This user may not ask the daemon for it (EX_NOPERM)."""
+
+SYSTEM_SOCKET = Path("/run/custosd/control.sock")
+"""Where the daemon of systemd/custosd.service listens (RuntimeDirectory=)."""
+
+ANSWER_TIMEOUT_S = 45.0
+"""Longer than the daemon gives itself for any act."""
+
+LONGEST_TEXT = 60 * 1024
+"""Bytes of a message that are read from standard input; a request has not much more."""
+
+LINE_CHARS = 2_000
+KEYS_SHOWN = 50
+
+_GOOD = frozenset({ActOutcome.DONE, ActOutcome.WOULD_BE_DONE, ActOutcome.NOTHING_TO_DO})
+
+
+def control_path(config: Config, environ: Mapping[str, str]) -> Path:
+    """The socket of the user's own daemon, else of the system's.
+
+    Only the system's daemon is told its folders by systemd; whoever asks from a shell has
+    to know them.
+    """
+    own = socket_path(config.daemon.state_folder(environ), environ)
+    told = (
+        config.daemon.state_dir
+        or environ.get("RUNTIME_DIRECTORY")
+        or environ.get("STATE_DIRECTORY")
+    )
+    if told or own.exists() or not SYSTEM_SOCKET.exists():
+        return own
+    return SYSTEM_SOCKET
+
+
+class _Duration(click.ParamType[float]):
+    name = "duration"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            return parse_duration(value)
+        except ValueError as error:
+            self.fail(f"{value!r}: {error}; write it as 90s, 20m, 1h30m or 2d", param, ctx)
+
+
+class _Time(click.ParamType[str]):
+    name = "time"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        text = str(value)
+        try:
+            given = datetime.fromisoformat(text)
+        except ValueError:
+            self.fail(f"{text!r} is no time; write it as 2026-01-31T18:00:00Z", param, ctx)
+        # Without a zone the clock on the wall is meant, here and not where the daemon runs.
+        return given.astimezone().isoformat()
+
+
+@dataclass(frozen=True, slots=True)
+class _Door:
+    """Where and how one command asks, as its options say."""
+
+    socket: Path | None
+    as_json: bool
+    dry_run: bool = False
+
+    def ask(
+        self, act: Act, subject: str = "", text: str = "", **arguments: str | float | None
+    ) -> None:
+        """Ask the daemon, show its answer, and end with the code that fits.
+
+        Arguments that are None, and a reason that is empty, are not sent.
+        """
+        told = {
+            name: value for name, value in arguments.items() if value is not None and value != ""
+        }
+        answer = self._answer(ActRequest(act, "", subject, text, told, self.dry_run))
+        if self.as_json:
+            form = {"outcome": answer.outcome, "message": answer.message, "detail": answer.detail}
+            click.echo(json.dumps(form, indent=2))
+        else:
+            _show(act, answer)
+        sys.exit(OK if answer.outcome in _GOOD else FAILURE)
+
+    def _answer(self, request: ActRequest) -> ActAnswer:
+        ctx = click.get_current_context()
+        path = self.socket or control_path(settings(ctx), os.environ)
+        log_for_a_command(ctx)
+        try:
+            return trio.run(ask, path, request, ANSWER_TIMEOUT_S)
+        except ControlSocketError as error:
+            click.echo(printable(f"custosd: {error}", LINE_CHARS).plain, err=True)
+            sys.exit(_code_of(error))
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+_dry_run = click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+_socket = click.option(
+    "--socket",
+    type=click.Path(path_type=Path),
+    help="The daemon's control socket; the configuration is not read then.",
+)
+_reason = click.option("--reason", default="", help="Why; it is told to everybody who asks.")
+_for = click.option("--for", "for_s", type=_Duration(), help="For how long: 20m, 1h30m, 2d.")
+_until = click.option("--until", type=_Time(), help="Until when: 2026-01-31T18:00:00Z.")
+_agent = click.argument("agent")
+
+
+def _telling(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that asks and changes nothing; it is given its door."""
+
+    @wraps(command)
+    def asking(socket: Path | None, as_json: bool, dry_run: bool = False, **words: Any) -> None:
+        command(_Door(socket, as_json, dry_run), **words)
+
+    return _socket(_json(asking))
+
+
+def _changing(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that changes something, or with --dry-run only says what it would."""
+    return _dry_run(_telling(command))
+
+
+# --- tell an agent something ----------------------------------------------------------------
+
+
+@click.command("steer")
+@_agent
+@click.argument("text")
+@click.option(
+    "--kind",
+    type=click.Choice([kind.value for kind in SteeringKind]),
+    default=SteeringKind.GUIDANCE.value,
+    show_default=True,
+    help="How strongly it is told.",
+)
+@click.option("--wait", "wait_s", type=_Duration(), help="Wait so long for it to arrive: 20s.")
+@click.option("--key", default="", help="Of one key there is one message, however often asked.")
+@_changing
+def steer(door: _Door, agent: str, text: str, kind: str, wait_s: float | None, key: str) -> None:
+    """Tell AGENT a TEXT ("-": from standard input), whatever the mode of steering is.
+
+    Exits with 1 where it is known that the text will not arrive.
+    """
+    if text == "-":
+        text = _standard_input()
+    if not text.strip():
+        raise click.UsageError("there is nothing to tell: the text is empty")
+    door.ask(Act.STEER, agent, text, kind=kind, wait_s=wait_s, key=key)
+
+
+@click.command("approve")
+@click.argument("id_", metavar="ID")
+@_changing
+def approve(door: _Door, id_: str) -> None:
+    """Let the proposed message ID go out."""
+    door.ask(Act.APPROVE, id_)
+
+
+@click.command("reject")
+@click.argument("id_", metavar="ID")
+@_changing
+def reject(door: _Door, id_: str) -> None:
+    """Keep the proposed message ID from going out."""
+    door.ask(Act.REJECT, id_)
+
+
+# --- hold, restart, let go ------------------------------------------------------------------
+
+
+@click.command("restart")
+@_agent
+@_reason
+@_changing
+def restart(door: _Door, agent: str, reason: str) -> None:
+    """Restart AGENT, also when it is well: it is stopped, started and told where it was."""
+    door.ask(Act.RESTART, agent, reason=reason)
+
+
+@click.command("quarantine")
+@_agent
+@_reason
+@_changing
+def quarantine(door: _Door, agent: str, reason: str) -> None:
+    """Watch AGENT, and neither restart nor steer it until it is released."""
+    door.ask(Act.QUARANTINE, agent, reason=reason)
+
+
+@click.command("release")
+@_agent
+@_reason
+@_changing
+def release(door: _Door, agent: str, reason: str) -> None:
+    """Let AGENT out of quarantine; its count of restarts begins anew."""
+    door.ask(Act.RELEASE, agent, reason=reason)
+
+
+@click.command("pause")
+@click.argument("agent", metavar="AGENT|fleet")
+@_for
+@_until
+@_reason
+@_changing
+def pause(door: _Door, agent: str, for_s: float | None, until: str | None, reason: str) -> None:
+    """Go on watching AGENT, or the whole fleet, and do nothing about it until it is resumed."""
+    door.ask(Act.PAUSE, agent, for_s=for_s, until=until, reason=reason)
+
+
+@click.command("resume")
+@click.argument("agent", metavar="AGENT|fleet")
+@_reason
+@_changing
+def resume(door: _Door, agent: str, reason: str) -> None:
+    """End a pause."""
+    door.ask(Act.RESUME, agent, reason=reason)
+
+
+@click.command("estop")
+@_reason
+@_changing
+def estop(door: _Door, reason: str) -> None:
+    """Stop, at once, everything that the daemon does to agents; they themselves go on."""
+    door.ask(Act.ESTOP, FLEET, reason=reason)
+
+
+@click.command("thaw")
+@_reason
+@_changing
+def thaw(door: _Door, reason: str) -> None:
+    """End an emergency stop."""
+    door.ask(Act.THAW, FLEET, reason=reason)
+
+
+# --- notices --------------------------------------------------------------------------------
+
+
+@click.command("silence")
+@click.argument("subject", metavar="AGENT|CONCERN|fleet")
+@click.option(
+    "--for", "for_s", type=_Duration(), help="For how long: 20m, 2d; 0s ends it. [default: 1h]"
+)
+@_until
+@_reason
+@_changing
+def silence(door: _Door, subject: str, for_s: float | None, until: str | None, reason: str) -> None:
+    """Send no notice about an agent, a concern or the fleet for a time."""
+    door.ask(Act.SILENCE, subject, for_s=for_s, until=until, reason=reason)
+
+
+@click.command("ack")
+@click.argument("id_", metavar="CONCERN")
+@_for
+@_until
+@_reason
+@_changing
+def ack(door: _Door, id_: str, for_s: float | None, until: str | None, reason: str) -> None:
+    """Say that a concern, or an incident, is known: there is no further notice of it."""
+    door.ask(Act.ACK, id_, for_s=for_s, until=until, reason=reason)
+
+
+# --- questions, and the daemon itself -------------------------------------------------------
+
+
+@click.command("why")
+@_agent
+@_telling
+def why(door: _Door, agent: str) -> None:
+    """Show the chain of evidence to AGENT's present state, with the settings that decide.
+
+    \b
+    JSON:      outcome message detail
+    detail:    agent at_utc life evidence run settings restart holds concerns
+               changes changes_absent lines
+    evidence:  source value (as it counts now) said (when seen) detail age_s fresh_s
+    settings:  key value place
+    changes:   at_utc kind text, the latest first
+    """  # noqa: D301 - click's mark of a paragraph that is not wrapped
+    door.ask(Act.WHY, agent)
+
+
+@click.command("forecast")
+@_agent
+@_telling
+def forecast(door: _Door, agent: str) -> None:
+    """Say what will happen to AGENT, when, and unless what.
+
+    \b
+    JSON:      outcome message detail
+    detail:    agent at_utc nothing_because outlooks lines
+    outlooks:  what in_s (null: no known time) unless settings
+    """  # noqa: D301 - click's mark of a paragraph that is not wrapped
+    door.ask(Act.FORECAST, agent)
+
+
+@click.command("reload")
+@_changing
+def reload(door: _Door) -> None:
+    """Have the daemon read its configuration again; if it is wrong, the old one stays."""
+    door.ask(Act.RELOAD)
+
+
+act_commands: tuple[click.Command, ...] = (
+    steer,
+    approve,
+    reject,
+    restart,
+    quarantine,
+    release,
+    pause,
+    resume,
+    estop,
+    thaw,
+    silence,
+    ack,
+    why,
+    forecast,
+    reload,
+)
+
+
+def _standard_input() -> str:
+    data = sys.stdin.buffer.read(LONGEST_TEXT + 1)
+    if len(data) > LONGEST_TEXT:
+        raise click.UsageError(f"a text has at most {LONGEST_TEXT} bytes")
+    return data.decode("utf-8", "replace")
+
+
+def _code_of(error: ControlSocketError) -> int:
+    match error:
+        case DaemonNotRunning():
+            return NOT_RUNNING
+        case ControlDenied():
+            return NO_PERMISSION
+        case _:
+            return FAILURE
+
+
+def _show(act: Act, answer: ActAnswer) -> None:
+    if answer.outcome not in _GOOD:
+        click.echo(printable(f"custosd: {answer.message}", LINE_CHARS).plain, err=True)
+        return
+    look = Look()
+    for line in _texts(answer.detail.get("lines")):
+        heading = act is Act.WHY and not line.startswith(" ")
+        look.line(printable(line, LINE_CHARS), style="bold" if heading else "")
+    if "lines" not in answer.detail:
+        look.line(printable(answer.message, LINE_CHARS))
+    for key in _texts(answer.detail.get("changed"))[:KEYS_SHOWN]:
+        look.line("  ", printable(key))
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts of a list; none where there is no list."""
+    return [str(text) for text in value] if isinstance(value, list | tuple) else []

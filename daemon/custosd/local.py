@@ -1,0 +1,183 @@
+"""What the daemon acts with on this machine: controls, channels, notices, and its doors."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import trio
+
+from custosd.acting import Doors, Hands, Roster
+from custosd.adapters.beats.admission import Admission
+from custosd.adapters.beats.socket import BeatSocketSettings, receive_beats
+from custosd.adapters.channels.command import CommandChannel, CommandChannelSettings
+from custosd.adapters.channels.http import HttpChannel, HttpChannelSettings
+from custosd.adapters.channels.inbox import InboxChannel, InboxSettings
+from custosd.adapters.channels.tmux import TmuxChannel, TmuxChannelSettings
+from custosd.adapters.control.command import CommandControl
+from custosd.adapters.control.http import HttpControl
+from custosd.adapters.control.systemd import SystemdControl
+from custosd.adapters.control_socket import (
+    ControlAccess,
+    ControlLimits,
+    serve_control,
+    socket_path,
+    user_names,
+)
+from custosd.adapters.notify.command import CommandNotifier
+from custosd.adapters.notify.http import HttpNotifier
+from custosd.adapters.notify.log import LogNotifier
+from custosd.adapters.probes import LocalProber, Probed
+from custosd.adapters.process_identity import identify
+from custosd.api.application import ApiPorts
+from custosd.api.listening import ApiAddress
+from custosd.api.serving import ApiLimits, serve_api
+from custosd.config.acting import AlertSettings
+from custosd.config.agents import AgentSettings
+from custosd.config.secret import Secret
+from custosd.config.settings import Config
+from custosd.core.agents import AgentId
+from custosd.flow.pulse import Pulses
+from custosd.ports import (
+    ActionStore,
+    AgentControl,
+    Notifier,
+    Prober,
+    ProcessWatch,
+    SteeringChannel,
+)
+
+BEATS_SOCKET = "beats.sock"
+"""The name of the socket for beats, beside that for commands."""
+
+
+def beats_path(state_folder: Path, environ: Mapping[str, str]) -> Path:
+    """Where the daemon's socket for beats lies: beside the one for commands."""
+    return socket_path(state_folder, environ).with_name(BEATS_SOCKET)
+
+
+def local_hands(
+    config: Config,
+    environ: Mapping[str, str],
+    actions: ActionStore,
+    watch: ProcessWatch,
+    now_utc: Callable[[], datetime],
+) -> Hands:
+    """Everything that the daemon acts with on this machine."""
+    state = config.daemon.state_folder(environ)
+    hand_overs = state.with_name(f"{state.name}-handover")
+
+    async def serve_doors(doors: Doors, task_status: trio.TaskStatus[None]) -> None:
+        await open_doors(config, environ, doors, task_status)
+
+    return Hands(
+        actions,
+        _prober,
+        watch,
+        lambda agent: control_of(agent, state, hand_overs),
+        lambda agent: channel_of(agent, now_utc),
+        notifiers_of,
+        serve_doors,
+        identify,
+        lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+    )
+
+
+def _prober(roster: Roster) -> Prober:
+    def probed(agent: AgentId) -> Probed | None:
+        settings = roster.agents.get(agent)
+        if settings is None:
+            return None
+        return Probed(roster.controls.get(agent), settings.workspace, settings.transcripts)
+
+    return LocalProber(probed)
+
+
+def control_of(agent: AgentSettings, state: Path, hand_overs: Path) -> AgentControl | None:
+    """How an agent is stopped and started, as its table says; None: it is not.
+
+    `hand_overs` is where units look for what is handed over to them (see the template
+    custosd-agent@.service): beside the state folder, for that one is closed to agents.
+    """
+    match agent.control:
+        case "systemd":
+            return SystemdControl(agent.unit, hand_overs)
+        case "command":
+            # Below the state folder: what was started must be known after a boot, too.
+            return CommandControl(
+                agent.id, agent.start, state / "agents", stop=agent.stop, workspace=agent.workspace
+            )
+        case "http":
+            return HttpControl(agent.control_url, token_file=agent.control_token_file)
+        case "none":
+            return None
+
+
+def channel_of(agent: AgentSettings, now_utc: Callable[[], datetime]) -> SteeringChannel | None:
+    """How an agent is told something, as its table says; None: it is not."""
+    match agent.channel:
+        case "inbox":
+            assert agent.inbox is not None  # noqa: S101 - the configuration sees to it
+            return InboxChannel(InboxSettings(agent.inbox), now_utc)
+        case "http":
+            file = agent.letter_token_file
+            token = Secret(f"agent[{agent.id}].letter_token_file", file) if file else None
+            return HttpChannel(HttpChannelSettings(agent.letter_url, token))
+        case "command":
+            return CommandChannel(CommandChannelSettings(agent.letter_command))
+        case "tmux":
+            return TmuxChannel(
+                TmuxChannelSettings(agent.tmux_target, agent.tmux_programs, agent.tmux_socket)
+            )
+        case "none":
+            return None
+
+
+def notifiers_of(alerts: AlertSettings) -> Sequence[Notifier]:
+    """Every way by which a person is told: the log, and what is configured beside it."""
+    ways: list[Notifier] = [LogNotifier()]
+    if alerts.command:
+        ways.append(CommandNotifier(alerts.command))
+    if alerts.url:
+        ways.append(HttpNotifier(alerts.url, alerts.url_token_file))
+    return ways
+
+
+async def open_doors(
+    config: Config,
+    environ: Mapping[str, str],
+    doors: Doors,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Open the configured doors and serve them until cancelled. Started: when all are open."""
+    settings = config.doors
+    state = config.daemon.state_folder(environ)
+    control = socket_path(state, environ)
+    control.parent.mkdir(parents=True, exist_ok=True)
+    admission = Admission(doors.beats, doors.tokens, doors.uid_of)
+    async with trio.open_nursery() as nursery:
+        if settings.beats:
+            mode = 0o666 if settings.everybody else 0o660
+            where = BeatSocketSettings(beats_path(state, environ), mode)
+            await nursery.start(_receive, where, admission, doors.pulses)
+        if settings.control:
+            await nursery.start(
+                serve_control, control, doors.acts, ControlAccess(), ControlLimits(), user_names()
+            )
+        if settings.listen:
+            ports = ApiPorts(admission, doors.acts, doors.tokens, doors.ready)
+            limits = ApiLimits(connections=settings.connections)
+            await nursery.start(serve_api, ApiAddress(settings.listen), ports, limits, trio.Event())
+        task_status.started()
+        await trio.sleep_forever()
+
+
+async def _receive(
+    where: BeatSocketSettings,
+    admission: Admission,
+    pulses: Pulses,
+    *,
+    task_status: trio.TaskStatus[None],
+) -> None:
+    with pulses.watched("beats") as pulse:
+        await receive_beats(where, admission, pulse, task_status=task_status)

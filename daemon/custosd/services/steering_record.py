@@ -1,0 +1,149 @@
+"""Keeps the store's and our own idea of all interventions the same, and tells what changed.
+
+Laws:
+
+1. Here an intervention changes after it did in the store, and is told of after that.
+2. Where the two may differ (a write without an answer, a state that is another by now) all
+   is read again before anything else is done, and the store is right.
+"""
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+
+import structlog
+import trio
+
+from custosd.core.agents import AgentId
+from custosd.core.errors import StoreConflict, StoreError, StoreRefused
+from custosd.core.facts import Fact, InterventionChanged
+from custosd.core.steering import Intervention, InterventionState, end_of, way
+from custosd.core.steering_ledger import SteeringLedger
+from custosd.ports import ActionStore
+
+log = structlog.get_logger()
+
+MOST_CONFLICTS = 10
+"""Times that a write which another transaction got in the way of is repeated at once."""
+
+_BY_LEAVE = frozenset({InterventionState.APPROVED, InterventionState.QUEUED})
+
+
+class SteeringRecord:
+    """The ledger of interventions, written by way of the store only.
+
+    `stale`: it has to be read again. `refused` are those that the store would not take, as
+    they stand there; they go no further.
+    """
+
+    def __init__(self, store: ActionStore, facts: trio.MemorySendChannel[Fact]) -> None:
+        self.ledger = SteeringLedger()
+        self.stale = True
+        self.loaded = False
+        self.refused: dict[str, Intervention] = {}
+        self.changed = trio.Event()
+        """Set, and replaced by a new one, whenever an intervention changed."""
+        self._store = store
+        self._facts = facts
+
+    async def load(self, now_utc: datetime, history_s: float, busy: Collection[AgentId]) -> None:
+        """Read all that is open or not older than `history_s`; raises `StoreError`.
+
+        What changed here while the store spoke, or is on its way to a `busy` agent, stays.
+        """
+        before = {item.id: item for item in self.ledger.all()}
+        self.stale = False
+        try:
+            stored = await self._store.interventions(now_utc - timedelta(seconds=history_s))
+        except BaseException:
+            self.stale = True
+            raise
+        for item in stored:
+            old = self.ledger.get(item.id)
+            if old is not before.get(item.id) or item.agent in busy or old == item:
+                continue
+            if old is None:
+                self.ledger.put(item)
+            else:
+                await self._note(old, item, "store")
+        self.loaded = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self.changed.set()
+        self.changed = trio.Event()
+
+    async def propose(self, item: Intervention) -> bool:
+        """Store a new one; False: there is one of its id or key. Raises `StoreError`."""
+        try:
+            stored = await self._proposed(item)
+        except StoreRefused as error:
+            log.error("intervention.refused", intervention=item.id, error=str(error))
+            raise
+        except StoreError:
+            self.stale = True
+            raise
+        if stored:
+            await self._note(None, item, item.proposed_by)
+        return stored
+
+    async def _proposed(self, item: Intervention) -> bool:
+        for _ in range(MOST_CONFLICTS):
+            try:
+                return await self._store.propose(item)
+            except StoreConflict:
+                await trio.lowlevel.checkpoint()
+        return await self._store.propose(item)
+
+    async def save(self, item: Intervention, by: str) -> bool:
+        """Store a change and tell of it. False: it was not stored, and will not be so.
+
+        Raises `StoreError`: it is not known whether it was.
+        """
+        old = self.ledger.get(item.id)
+        if old is None or item.id in self.refused:
+            return False
+        try:
+            saved = await self._saved(item, old)
+        except StoreRefused as error:
+            log.error("intervention.refused", intervention=item.id, error=str(error))
+            self.refused[item.id] = old
+            return False
+        except StoreError:
+            self.stale = True
+            raise
+        if saved:
+            await self._note(old, item, by)
+        else:
+            self.stale = True
+        return saved
+
+    async def _saved(self, item: Intervention, old: Intervention) -> bool:
+        for _ in range(MOST_CONFLICTS):
+            try:
+                return await self._store.save_intervention(item, old.state)
+            except StoreConflict:
+                await trio.lowlevel.checkpoint()
+        return await self._store.save_intervention(item, old.state)
+
+    async def _note(self, old: Intervention | None, new: Intervention, by: str) -> None:
+        """Take in what is stored, and tell of each state that was entered."""
+        self.ledger.put(new)
+        self._wake()
+        before = old.state if old is not None else None
+        why = end_of(new) or (new.reason or "")
+        for after in way(before, new.state):
+            author = new.approved_by if after in _BY_LEAVE else by
+            log.info(
+                "intervention.changed",
+                intervention=new.id,
+                agent=new.agent,
+                before=before,
+                after=after,
+                by=author,
+                why=why,
+                hold_out=new.hold_out,
+            )
+            await self._facts.send(
+                InterventionChanged(new.id, new.agent, before, after, author, why, new.hold_out)
+            )
+            before = after
