@@ -26,7 +26,7 @@ from custosd.core.alerts import AlertLimits
 from custosd.core.evidence import ProcessIdentity, Source
 from custosd.core.explanations import Setting
 from custosd.core.facts import ConfigReloaded, Fact
-from custosd.core.holds import Hold
+from custosd.core.holds import Hold, HoldKind
 from custosd.core.liveness import LivenessLimits, Lives, Watched
 from custosd.core.lives import LifeRecord
 from custosd.core.restart_budget import RestartLimits
@@ -246,7 +246,14 @@ class ActingHalf:
         self.adopt(config)
         records = _with_epochs_of_restarts(stored)
         self.register.restore(records)
-        self.lives.restore(records, trio.current_time(), now_utc())
+        quarantined = {
+            AgentId(hold.subject)
+            for hold in stored.holds
+            if hold.kind is HoldKind.QUARANTINE and hold.in_force(now_utc())
+        }
+        self.lives.restore(
+            records, trio.current_time(), now_utc(), quarantined=quarantined.__contains__
+        )
 
     def close(self) -> None:
         """Tell nothing any more; the channel of facts may end."""

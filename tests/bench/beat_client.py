@@ -61,9 +61,12 @@ def pushes(asked: argparse.Namespace) -> Iterator[tuple[bytes, int]]:
         round_, agent = divmod(number, asked.agents)
         body = b"last_beat %d\n" % (asked.first_seq + round_)
         yield (
-            b"POST /metrics/job/beats/agent/agent-%06d HTTP/1.1\r\nhost: %s\r\n"
-            b"content-length: %d\r\n\r\n%s" % (agent, host, len(body), body)
-        ), 1
+            (
+                b"POST /metrics/job/beats/agent/agent-%06d HTTP/1.1\r\nhost: %s\r\n"
+                b"content-length: %d\r\n\r\n%s" % (agent, host, len(body), body)
+            ),
+            1,
+        )
         number += 1
 
 

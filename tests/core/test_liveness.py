@@ -440,6 +440,17 @@ def test_a_death_is_undone_when_another_process_works_for_the_agent() -> None:
     assert case.lives.process(ADA) == NEXT_PROCESS
 
 
+def test_a_unit_with_another_main_process_does_not_displace_the_one_that_beats() -> None:
+    case = dying_case()
+    unit = Observation(Source.UNIT, Value.OK, "unit_active", process=NEXT_PROCESS)
+    case.tell(case.lives.observed(ADA, unit, case.now))
+    assert case.lives.process(ADA) == PROCESS
+    case.tell(case.lives.died(ADA, PROCESS, None, case.now))
+    assert case.health[0] is Condition.DEAD
+    case.tell(case.lives.observed(ADA, unit, case.now + 1))
+    assert case.health[0] is Condition.ALIVE
+
+
 # --- silent, and looked at ----------------------------------------------------------------
 
 
@@ -465,9 +476,9 @@ def test_work_that_is_seen_during_silence_means_that_only_the_beats_are_lost() -
 def test_two_kinds_that_agree_that_nothing_moves_make_a_silent_agent_unresponsive() -> None:
     case = Case(sees=frozen)
     case.beat()
-    case.pass_time(200)
+    case.pass_time(900)
     assert case.health == (Condition.LATE, Value.UNKNOWN, "silent_but_there")
-    case.pass_time(200)
+    case.pass_time(100)
     assert case.health == (Condition.HUNG, Value.BAD, "silent_and_no_progress")
     assert case.state is AgentState.UNRESPONSIVE
     blamed = [one for one in case.lives.health(ADA, case.now).evidence if one.value is Value.BAD]
@@ -519,7 +530,7 @@ def test_what_was_seen_long_ago_does_not_count() -> None:
     """A verdict that rests on looks ends when nobody can look any more."""
     case = Case(sees=frozen)
     case.beat()
-    case.pass_time(400)
+    case.pass_time(1000)
     assert case.health[1] is Value.BAD
     case.sees = unseen
     case.pass_time(200)
@@ -674,13 +685,13 @@ def test_after_an_amnesty_nobody_is_late_for_a_full_deadline() -> None:
 def test_an_amnesty_vouches_for_nobody_and_tells_no_rung_twice() -> None:
     case = Case(sees=frozen)
     case.beat()
-    case.pass_time(400)
+    case.pass_time(1000)
     assert case.health[1] is Value.BAD
     case.tell(case.lives.amnesty("suspend", 600.0, case.now))
     assert case.health == (Condition.LATE, Value.UNKNOWN, "amnesty")
     case.pass_time(49)
     assert case.health == (Condition.LATE, Value.UNKNOWN, "amnesty")
-    case.pass_time(400)
+    case.pass_time(1000)
     assert case.health == (Condition.HUNG, Value.BAD, "silent_and_no_progress")
     assert case.misses() == [1, 2, 3]
 
@@ -1107,8 +1118,8 @@ def test_what_is_not_known_never_makes_bad(ops: list[Op]) -> None:
 class Healthy:
     """The truth about a healthy agent, and a bad line between it and us.
 
-    Either its beats come within its deadline and it works now and then, or its beats are
-    lost and it works often. What is seen of it is true, and late, twice, or not at all.
+    Either its beats come within its deadline or most of them are lost; it works now and then,
+    with pauses of some minutes. What is seen of it is true, and late, twice, or not at all.
     """
 
     seed: int
@@ -1158,7 +1169,7 @@ class Healthy:
                         work[self.works_by] += 20.0 if self.works_by is Source.PROCESS else 1.0
                         if self.works_by is Source.TRANSCRIPT and rng.random() < 0.5:
                             at(now + rng.uniform(0, 20), "grown")
-                        at(now + rng.uniform(1, 150 if self.mute else 400), "work")
+                        at(now + rng.uniform(1, 400), "work")
                         if rng.random() < 0.02:
                             lives.amnesty("stall", rng.uniform(5, 60), now)
                             lives.slowness(rng.uniform(1, 4))

@@ -346,11 +346,14 @@ async def test_what_waits_to_be_heard_is_heard_before_deadlines_are_kept(
 ) -> None:
     """Beats that nobody has come to take in, since the board is slow, are no silence."""
     stage = Stage(autojump_clock, now_utc, [Watched(ADA), Watched(BOB)], room_for_facts=0)
+    stage.lives.watch(Watched(CYD, interval_s=600.0), 0.0)
     stage.listens.set()
     await nursery.start(stage.run)
-    await stage.beating(60, ADA)
+    await stage.beating(60, ADA, BOB)
     stage.listens = trio.Event()
-    stage.say(BOB)
+    for status in (BeatStatus.RUNNING, BeatStatus.IDLE, BeatStatus.RUNNING):
+        stage.say(CYD, status=status)
+        await trio.sleep(0.1)
     await stage.beating(120, ADA, BOB)
     stage.listens.set()
     await trio.sleep(1)

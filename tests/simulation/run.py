@@ -56,6 +56,7 @@ class Outcome:
     illnesses: tuple[Illness, ...]
     spawns: int
     beats: int
+    looks: int
     wall_s: float
     digest: int
 
@@ -105,6 +106,7 @@ class Simulation:
             told,
             sum(deed.what == "spawn" for deed in world.deeds),
             world.said,
+            world.looks,
             time.monotonic() - began,
             hash(tuple((round(d.at, 6), d.agent, d.what) for d in world.deeds)),
         )

@@ -23,23 +23,29 @@ def test_all_that_can_go_wrong_at_once_breaks_no_invariant(seed: int) -> None:
     print(summary([outcome]))
 
 
+@pytest.mark.timeout(200)
 def test_a_fleet_without_faults_is_left_alone_for_hours() -> None:
     outcome = simulate(11, agents=60, hours=1, rates=QUIET)
     assert (outcome.problems, outcome.spawns, outcome.illnesses) == ((), 0, ())
     assert outcome.beats > 10_000
+    assert outcome.looks / outcome.agent_hours < 20
 
 
+@pytest.mark.timeout(200)
 def test_the_same_seed_does_the_same_and_another_does_not() -> None:
     rates = Rates(crashes=1.0, freezes=1.0)
     first, again, other = (simulate(seed, 10, 0.5, rates).digest for seed in (3, 3, 4))
     assert first == again != other
 
 
+@pytest.mark.timeout(200)
 def test_crashes_that_are_watched_are_seen_within_two_seconds() -> None:
     outcome = simulate(7, agents=60, hours=1, rates=replace(QUIET, crashes=1.5))
     seen = sorted(ill.seen_s for ill in outcome.illnesses if ill.seen_s is not None)
     assert len(seen) == len(outcome.illnesses) > 30
     assert seen[len(seen) * 99 // 100] <= 2.0
+    # Each is looked into at once and then now and then, not again and again.
+    assert outcome.looks / outcome.agent_hours < 60
 
 
 def test_excused_time_is_counted_once_however_often_it_is_excused() -> None:

@@ -110,6 +110,8 @@ class World:
         """Whose process has which id."""
         self.said = 0
         """How many beats were sent, lost ones too."""
+        self.looks = 0
+        """How often an agent was looked at by a probe."""
         self._deaths: list[Death] = []
         self._died = trio.Event()
         self._pids = itertools.count(1_000)
@@ -377,6 +379,7 @@ class SimulatedProber:
         self, agent: AgentId, process: ProcessIdentity | None, sources: frozenset[Source]
     ) -> tuple[Observation, ...]:
         """See the port."""
+        self._world.looks += 1
         await trio.sleep(self._world.random.uniform(0.001, 0.2))
         truth = self._world.agents.get(agent)
         return tuple(

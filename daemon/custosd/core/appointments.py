@@ -57,7 +57,8 @@ def look_at(life: Ledger, limits: LivenessLimits, slowness: float = 1.0) -> floa
     first_at = max(life.worked_at, life.rested_at) + step_s
     if life.looked_at < first_at:
         return first_at
-    return life.looked_at + max(AT_ONCE_S, min(step_s, LOOK_AGAIN_S))
+    # Nobody is late: an answer that comes a quarter of the step later is soon enough.
+    return life.looked_at + max(AT_ONCE_S, min(step_s, max(LOOK_AGAIN_S, step_s / 4)))
 
 
 def _pause_s(life: Ledger, looks: frozenset[Source]) -> float:  # noqa: PLR0911 - cases in order, the first counts

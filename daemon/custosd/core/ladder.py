@@ -38,9 +38,9 @@ _RUNS = frozenset({BeatStatus.RUNNING, BeatStatus.STARTING, BeatStatus.STOPPING}
 class LivenessLimits:
     """Seconds, counts and shares; see the section `liveness` of the configuration.
 
-    `hang_after_s`: for how long work may not be seen; of a silent agent, `longest_deadline_s`
-    where that is less. `busy_limit_s`: how long a busy processor alone counts as work.
-    `breaker_*`: see `breaker_open`.
+    `hang_after_s`: for how long work may not be seen before that is a stand-still. Work that
+    was seen of a silent agent speaks for it for `longest_deadline_s`. `busy_limit_s`: how long
+    a busy processor alone counts as work. `breaker_*`: see `breaker_open`.
     """
 
     idle_interval_s: float = 30.0

@@ -226,8 +226,8 @@ class Ledger:
         own_s = self.watched.hang_after_s
         return limits.hang_after_s if own_s is None else own_s
 
-    def window_s(self, limits: LivenessLimits) -> float:
-        """For how long no work may be seen of it, heard or silent as it is now."""
+    def vouched_s(self, limits: LivenessLimits) -> float:
+        """For how long work that was seen speaks for it: less while it is silent."""
         hang_s = self.hang_s(limits)
         return min(hang_s, limits.longest_deadline_s) if self.rung >= SUSPECT else hang_s
 
@@ -356,15 +356,15 @@ class Ledger:
 
     def moves(self, now: float, limits: LivenessLimits) -> bool:
         """Whether work was seen to be done not too long ago."""
-        return now - self.worked_at < self.window_s(limits)
+        return now - self.worked_at < self.vouched_s(limits)
 
     def still(self, now: float, limits: LivenessLimits) -> frozenset[Source]:
         """Sources that show, by looks far enough apart, that nothing moves."""
-        window_s = self.window_s(limits)
+        hang_s = self.hang_s(limits)
         return frozenset(
             source
             for source, look in self.looks.items()
-            if look.still_s(now, self.rested_at) >= window_s
+            if look.still_s(now, self.rested_at) >= hang_s
         )
 
     def stands(self, now: float, limits: LivenessLimits) -> bool:
@@ -393,7 +393,7 @@ class Ledger:
 
     def evidence(self, now: float, limits: LivenessLimits) -> tuple[Evidence, ...]:
         """One piece for each source that has said something, the most telling."""
-        still, window_s = self.still(now, limits), self.window_s(limits)
+        still, hang_s = self.still(now, limits), self.hang_s(limits)
         told: dict[Source, Evidence] = {}
         for source, look in self.looks.items():
             piece = Evidence(source, look.value, look.at, LOOK_FRESH_S, look.detail)
@@ -401,13 +401,13 @@ class Ledger:
                 if source in still:
                     measured_at = look.measured_at
                     piece = Evidence(source, Value.BAD, measured_at, LOOK_FRESH_S, "no_progress")
-                elif now - look.moved_at < window_s:
-                    piece = Evidence(source, Value.OK, look.moved_at, window_s, "progress_seen")
+                elif now - look.moved_at < hang_s:
+                    piece = Evidence(source, Value.OK, look.moved_at, hang_s, "progress_seen")
             told[source] = piece
         grown = told.get(Source.TRANSCRIPT)
         if self.grown_at > NEVER and (grown is None or grown.at <= self.grown_at):
             told[Source.TRANSCRIPT] = Evidence(
-                Source.TRANSCRIPT, Value.OK, self.grown_at, window_s, "transcript_grew"
+                Source.TRANSCRIPT, Value.OK, self.grown_at, hang_s, "transcript_grew"
             )
         if self.gone is not None:
             told[self.gone.source] = self.gone
@@ -494,12 +494,13 @@ def _silent(ledger: Ledger, limits: LivenessLimits, now: float) -> _Verdict:  # 
         return Condition.UNKNOWN, Value.UNKNOWN, ENDED_AS_TOLD
     if ledger.stands(now, limits):
         return Condition.HUNG, Value.BAD, "silent_and_stopped"
-    if not moves and ledger.works_now() and len(ledger.still(now, limits)) > 1:
+    worked_lately = now - ledger.worked_at < ledger.hang_s(limits)
+    if not worked_lately and ledger.works_now() and len(ledger.still(now, limits)) > 1:
         return Condition.HUNG, Value.BAD, "silent_and_no_progress"
     looks = ledger.watched.sources - {Source.BEAT}
     if looks and ledger.looked_at < ledger.suspect_at:
         return Condition.LATE, Value.UNKNOWN, "silent"
-    if there and now - ledger.suspect_at < ledger.window_s(limits) + LOOK_AGAIN_S:
+    if there and now - ledger.suspect_at < ledger.hang_s(limits) + LOOK_AGAIN_S:
         return Condition.LATE, Value.UNKNOWN, "silent_but_there"
     return Condition.LATE, Value.UNKNOWN, "cannot_be_known"
 

@@ -106,8 +106,6 @@ def _outlooks(
         look_keys = ("liveness.probe_timeout",)
         yield Outlook("looked at", max(0.0, next_look_at - now), "work is seen", look_keys)
     if life.works_now() and not life.ended and len(life.looks) + bool(life.claim) > 1:
-        at = max(life.worked_at, life.rested_at) + life.window_s(limits)
-        silent = life.rung >= SUSPECT
-        key = "liveness.longest_deadline" if silent else "liveness.hang_after"
+        at = max(life.worked_at, life.rested_at) + life.hang_s(limits)
         unless = "work is seen, or its sources do not agree"
-        yield Outlook("hung", max(0.0, at - now), unless, (key,))
+        yield Outlook("hung", max(0.0, at - now), unless, ("liveness.hang_after",))

@@ -217,8 +217,8 @@ class LivenessWatch:
             now = trio.current_time()
             facts: list[Fact] = []
             for death in deaths:
-                if self._watched.get(death.agent) == death.process:
-                    del self._watched[death.agent]
+                # It stays in `_watched`: watched again, it would only be mourned again, and
+                # every death is looked into at once.
                 self._unfound.pop(death.agent, None)
                 facts += self.lives.died(death.agent, death.process, death.exit, now)
             await self._tell(facts)
