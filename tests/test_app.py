@@ -27,6 +27,7 @@ from custosd.adapters.scripted_source import ScriptedSource
 from custosd.adapters.transcripts.format import Sample
 from custosd.adapters.transcripts.registry import format_named
 from custosd.app import JUDGES, Outside, formats_of, run_daemon, supervise_fleet
+from custosd.config.reading import Reading
 from custosd.config.section import Section
 from custosd.config.settings import Config, FormatName, JudgeName
 from custosd.core.agents import AgentId
@@ -83,7 +84,7 @@ class Life:
             self.manager,
             self.now_utc,
             idle_hands(self.actions),
-            Config,
+            lambda: Reading(Config(), {}),
         )
         await nursery.start(supervise_fleet, Config(), outside, self.stop)
         assert self.source is not None
@@ -275,7 +276,7 @@ async def test_a_stop_ends_a_start_that_waits(autojump_clock: trio.testing.MockC
         life.manager,
         life.now_utc,
         idle_hands(life.actions),
-        Config,
+        lambda: Reading(Config(), {}),
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(supervise_fleet, Config(), outside, life.stop)
@@ -303,7 +304,7 @@ async def test_a_store_that_goes_away_during_the_start_does_not_hold_up_a_stop(
         life.manager,
         life.now_utc,
         idle_hands(life.actions),
-        Config,
+        lambda: Reading(Config(), {}),
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(supervise_fleet, Config(), outside, life.stop)
@@ -332,7 +333,9 @@ async def test_the_daemon_waits_for_a_server_that_is_started_later(tmp_path: Pat
     with capture_logs() as logs, trio.fail_after(60):
         async with embedded_postgres(tmp_path / "pg") as server, trio.open_nursery() as nursery:
             async with trio.open_nursery() as daemon:
-                daemon.start_soon(run_daemon, config, environ, manager, stop, wall_clock())
+                daemon.start_soon(
+                    run_daemon, Reading(config, {}), environ, manager, stop, wall_clock()
+                )
                 await manager.until("waiting for the database")
                 await nursery.start(passing_on, port, server.dsn)
                 await manager.until("READY")

@@ -24,7 +24,7 @@ from custosd.config.settings import Config
 from custosd.core.agents import AgentId
 from custosd.core.alerts import AlertLimits
 from custosd.core.evidence import ProcessIdentity, Source
-from custosd.core.explanations import Setting
+from custosd.core.explanations import SettingOf, only_keys
 from custosd.core.facts import ConfigReloaded, Fact
 from custosd.core.holds import Hold, HoldKind
 from custosd.core.liveness import LivenessLimits, Lives, Watched
@@ -107,7 +107,6 @@ class Hands:
     serve_doors: ServeDoors
     identify: Callable[[int], ProcessIdentity | None]
     boottime: Callable[[], float]
-    setting_of: Callable[[str], Setting] = Setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +298,9 @@ class ActingHalf:
         self.register.forget(agent)
         self._hands.watch.forget(agent)
 
-    def acts(self, reload: Callable[[], Awaitable[ConfigReloaded]]) -> Acts:
+    def acts(
+        self, reload: Callable[[], Awaitable[ConfigReloaded]], setting_of: SettingOf = only_keys
+    ) -> Acts:
         """What the doors for acts lead to."""
         explainer = Explainer(
             self.lives,
@@ -308,7 +309,7 @@ class ActingHalf:
             self._store,
             lambda: self._view.value,
             self._now_utc,
-            self._hands.setting_of,
+            setting_of,
         )
         return Acts(
             ActPorts(self.holds, self.restarter, self.steerer, explainer, reload, self.enrolments),

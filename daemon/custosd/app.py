@@ -41,6 +41,9 @@ from custosd.adapters.transcripts.limits import ReadLimits
 from custosd.adapters.transcripts.registry import format_named, recognise
 from custosd.adapters.transcripts.source import SourceSettings, open_source
 from custosd.adapters.transcripts.tail import Formats
+from custosd.config.in_force import InForce
+from custosd.config.reading import Origin, Reading
+from custosd.config.section import KeyPath
 from custosd.config.settings import Config, JudgeName, RootSettings, TranscriptSettings
 from custosd.core.agents import AgentId
 from custosd.core.errors import StoreConflict, StoreError, StoreUnavailable
@@ -110,6 +113,7 @@ class Outside:
 
     `reread` gives the configuration as it stands now, or raises `InvalidConfig`; `hangups`
     counts the requests to do so. `seen` is given the view that is kept, once, at the start.
+    `origins` are those of the first configuration, as in `Reading`.
     """
 
     store: Store
@@ -118,10 +122,11 @@ class Outside:
     manager: ReadinessPort
     now_utc: Callable[[], datetime]
     hands: Hands
-    reread: Callable[[], Config]
+    reread: Callable[[], Reading]
     hangups: Latest[int] = field(default_factory=lambda: Latest(0))
     swept: Callable[[SweepFinished, FleetView], None] = lambda _sweep, _view: None
     seen: Callable[[Latest[FleetView]], None] = lambda _view: None
+    origins: Mapping[KeyPath, Origin] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,8 +355,10 @@ async def _start_producers(
             task_status=task_status,
         )
 
+    in_force = InForce(Reading(config, outside.origins))
     reload = Reload(
         outside.reread,
+        in_force,
         acting.adopt,
         wires.renewal,
         acting.facts,
@@ -364,7 +371,8 @@ async def _start_producers(
             stale = tuple(sorted(pulses.stale(trio.current_time(), config.watchdog.stale_after_s)))
             return not stale, tuple(f"no progress: {name}" for name in stale)
 
-        await acting.serve_doors(acting.acts(reload.reload), ready, pulses, task_status)
+        acts = acting.acts(reload.reload, in_force.setting)
+        await acting.serve_doors(acts, ready, pulses, task_status)
 
     await start("retention", retention)
     await start("tokens", lambda _, status: acting.keep_tokens(pulses, status))
@@ -594,14 +602,14 @@ def source_of(
 
 
 async def run_daemon(
-    config: Config,
+    reading: Reading,
     environ: Mapping[str, str],
     manager: ReadinessPort,
     stop: trio.Event,
     now_utc: Callable[[], datetime],
     swept: Callable[[SweepFinished, FleetView], None] = lambda _sweep, _view: None,
     *,
-    reread: Callable[[], Config] | None = None,
+    reread: Callable[[], Reading] | None = None,
     hangups: Latest[int] | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -610,6 +618,7 @@ async def run_daemon(
     `reread` and `hangups` as in `Outside`; without them nothing is ever reread. A server of
     somebody else's that does not answer is waited for; our own must start.
     """
+    config = reading.config
     manager.status("opening the database")
     async with open_postgres(config, environ) as database, open_process_watch() as watch:
 
@@ -630,8 +639,9 @@ async def run_daemon(
             manager,
             now_utc,
             local_hands(config, environ, PostgresActions(database), watch, now_utc),
-            reread or (lambda: config),
+            reread or (lambda: reading),
             hangups or Latest(0),
             swept,
+            origins=reading.origins,
         )
         await supervise_fleet(config, outside, stop, task_status=task_status)

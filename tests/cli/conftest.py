@@ -27,8 +27,15 @@ EVIL = "ev[/bold][red]\x1b]0;owned\x07il\u202e"
 Run = Callable[..., Result]
 
 
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A command in this process sets up the log of the whole process."""
+    yield
+    structlog.reset_defaults()
+
+
 @pytest.fixture
-def run() -> Iterator[Run]:
+def run() -> Run:
     """`run("status", "--json", config=PATH)`: a command in this process."""
 
     def invoke(
@@ -41,8 +48,7 @@ def run() -> Iterator[Run]:
             raise result.exception
         return result
 
-    yield invoke
-    structlog.reset_defaults()
+    return invoke
 
 
 @dataclass(frozen=True)

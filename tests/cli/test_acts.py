@@ -13,7 +13,6 @@ from typing import Any
 
 import click
 import pytest
-import structlog
 import trio
 from click.testing import CliRunner, Result
 
@@ -24,8 +23,8 @@ from custosd.adapters.control_socket import (
     serve_control,
 )
 from custosd.cli import acts
-from custosd.cli.acts import NO_PERMISSION, act_commands, control_path
-from custosd.cli.exit_codes import BAD_CONFIG, FAILURE, NOT_RUNNING, OK, USAGE
+from custosd.cli.acts import act_commands, control_path
+from custosd.cli.exit_codes import BAD_CONFIG, FAILURE, NO_PERMISSION, NOT_RUNNING, OK, USAGE
 from custosd.config.reading import read_config
 from custosd.core.acts import Act, ActAnswer, ActOutcome, ActRequest
 
@@ -112,7 +111,7 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def run() -> Iterator[Run]:
+def run() -> Run:
     def invoke(config: object, *words: object, given: str | bytes | None = None) -> Result:
         env = {"HOME": "/nonexistent", "COLUMNS": "200", "CUSTOSD_CONFIG": None}
         env |= {"STATE_DIRECTORY": None, "RUNTIME_DIRECTORY": None}
@@ -123,8 +122,7 @@ def run() -> Iterator[Run]:
             raise result.exception
         return result
 
-    yield invoke
-    structlog.reset_defaults()
+    return invoke
 
 
 Sent = tuple[Act, str, str, dict[str, Any]]
@@ -282,6 +280,13 @@ def test_an_emergency_stop_does_not_need_a_configuration_that_can_be_read(
     assert run(bad, "estop").exit_code == BAD_CONFIG
     assert run(bad, "estop", "--socket", served.path).exit_code == OK
     assert [request.act for request in served.door.asked] == [Act.ESTOP]
+
+
+def test_a_mistake_that_does_not_hide_the_daemon_holds_up_no_act(run: Run, served: Served) -> None:
+    served.config.write_text(served.config.read_text() + '[guardian]\ninterval = "soon"\n')
+    result = run(served.config, "estop")
+    assert result.exit_code == OK
+    assert "guardian.interval" in result.stderr
 
 
 def test_lines_are_shown_as_they_are_and_harmless(run: Run, served: Served) -> None:

@@ -70,7 +70,7 @@ def asked(*facts: Fact, agent: AgentId = BOB, view: FleetView | None = None) -> 
     """A question about Bob when these facts have happened, ten seconds apart."""
     entries = [Entry(str(n), ago(10 * (len(facts) - n)), fact) for n, fact in enumerate(facts)]
     view = (view or FleetView()).after(entries)
-    return Asked(agent, view, 1_000.0, NOW, lambda key: PLACES.get(key, Setting(key)))
+    return Asked(agent, view, 1_000.0, NOW, lambda _, key: PLACES.get(key, Setting(key)))
 
 
 def life(*evidence: Evidence, **fields: Any) -> LifeExplained:
@@ -171,7 +171,7 @@ def test_numbers_are_told_with_the_line_of_the_configuration() -> None:
     settings = told.lines[told.lines.index("settings") + 1 :]
     assert settings == (
         "  liveness.margin = 5s, custosd.toml:12",
-        "  restarts.backoff = 30s",
+        "  restarts.backoff = 30s, the default",
         "  x.y",
     )
     assert told.form["settings"] == [
@@ -309,7 +309,7 @@ def test_the_soonest_comes_first_with_what_it_hangs_on() -> None:
     told = forecast(asked(), alive, [Outlook("a person is asked"), later])
     assert told.lines == (
         "in 42 s: degraded, unless a beat comes (liveness.margin = 5s, custosd.toml:12)",
-        "in 6 min: restart 2 of 5, unless it comes back (restarts.backoff = 30s)",
+        "in 6 min: restart 2 of 5, unless it comes back (restarts.backoff = 30s, the default)",
         "some time: a person is asked",
     )
     outlooks: Any = told.form["outlooks"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import trio
 from tests.end_to_end.daemons import QUICK, Answer, Custosd, Line, ask, custosd
 
 import custosd as package
@@ -119,6 +120,38 @@ async def test_a_message_arrives_once_and_is_acknowledged(hands: Path, home: Pat
         assert answer.code == OK, answer.out
         told = await daemon.out.event("intervention.changed", after="acknowledged", limit_s=60)
         assert (home / "letters").read_text() == f"{told['intervention']}\n"
+
+
+@pytest.mark.timeout(120)
+async def test_a_new_configuration_is_taken_up_and_a_wrong_one_is_not(
+    hands: Path, home: Path
+) -> None:
+    """By the command and by SIGHUP; `why` names the value in force and its line."""
+    file = trio.Path(hands)
+    text = await file.read_text()
+    line = text.split("\n").index('running_interval = "1s"') + 1
+    async with supervised(hands, home) as daemon:
+        await file.write_text(text.replace('running_interval = "1s"', 'running_interval = "2s"'))
+        answer = await act(hands, home, "reload")
+        assert answer.code == OK, answer.err
+        why = await act(hands, home, "why", "a")
+        assert f'liveness.running_interval = "2s", {hands}:{line}' in why.out
+
+        await file.write_text(text.replace('running_interval = "1s"', 'running_interval = "soon"'))
+        answer = await act(hands, home, "reload")
+        assert answer.code != OK
+        assert f"{hands}:{line}: liveness.running_interval" in answer.out + answer.err
+        since = len(daemon.out.lines)
+        os.kill(daemon.pid, signal.SIGHUP)
+        await daemon.out.event("config.refused", since=since)
+        why = await act(hands, home, "why", "a")
+        assert f'liveness.running_interval = "2s", {hands}:{line}' in why.out
+
+        await file.write_text(text)
+        os.kill(daemon.pid, signal.SIGHUP)
+        told = await daemon.out.event("config.reloaded", since=since)
+        assert told["changed"] == ["liveness.running_interval"]
+        assert len(lives(home)) == 1
 
 
 @pytest.mark.timeout(180)

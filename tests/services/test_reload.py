@@ -7,8 +7,12 @@ import trio.testing
 from structlog.testing import capture_logs
 
 from custosd.adapters.memory_service_manager import RecordingServiceManager
+from custosd.config.in_force import InForce
 from custosd.config.problems import InvalidConfig, Problem, ProblemKind
+from custosd.config.reading import Origin, Reading
 from custosd.config.settings import Config, GuardianSettings, TranscriptSettings
+from custosd.core.agents import AgentId
+from custosd.core.explanations import Setting
 from custosd.core.facts import ConfigReloaded, Fact
 from custosd.flow.latest import Latest
 from custosd.flow.renewal import Renewal
@@ -18,6 +22,7 @@ from custosd.services.reload import Reload, answer_hangups
 CHANGED = Config(
     guardian=GuardianSettings(interval_s=5.0), transcripts=TranscriptSettings(discover=False)
 )
+PLACES = {("guardian", "interval"): Origin("custosd.toml", 2)}
 WRONG = InvalidConfig(
     [Problem("custosd.toml", 3, "guardian.interval", '"x"', "a duration", "", ProblemKind.VALUE)]
 )
@@ -32,10 +37,12 @@ class Stage:
     runs: list[float] = field(default_factory=list)
     manager: RecordingServiceManager = field(default_factory=RecordingServiceManager)
 
-    def read(self) -> Config:
+    in_force: InForce = field(default_factory=lambda: InForce(Reading(Config(), {})))
+
+    def read(self) -> Reading:
         if isinstance(self.files, InvalidConfig):
             raise self.files
-        return self.files
+        return Reading(self.files, PLACES)
 
     async def start(self, nursery: trio.Nursery) -> Reload:
         async def service(config: Config, task_status: trio.TaskStatus[None]) -> None:
@@ -54,7 +61,13 @@ class Stage:
         )
         told, self.told = trio.open_memory_channel[Fact](100)
         return Reload(
-            self.read, self.adopted.append, self.renewal, told, self.manager, lambda: "2 agents"
+            self.read,
+            self.in_force,
+            self.adopted.append,
+            self.renewal,
+            told,
+            self.manager,
+            lambda: "2 agents",
         )
 
 
@@ -69,6 +82,8 @@ async def test_what_can_be_taken_up_is_and_the_rest_is_named(
     assert told == ConfigReloaded(("guardian.interval",), ("transcripts.discover",))
     assert stage.adopted == [CHANGED]
     assert stage.runs == [60.0, 5.0]
+    in_force = stage.in_force.setting(AgentId("ada"), "guardian.interval")
+    assert in_force == Setting("guardian.interval", '"5s"', "custosd.toml:2")
     assert logs[-1]["event"] == "config.reloaded"
     assert logs[-1]["services"] == ["guardian"]
     assert stage.told.receive_nowait() == told
@@ -84,6 +99,7 @@ async def test_a_wrong_file_changes_nothing_and_every_problem_is_told(
         told = await reload.reload()
     assert "guardian.interval" in told.failure
     assert (stage.adopted, stage.runs) == ([], [60.0])
+    assert stage.in_force.reading.config == Config()
     assert stage.renewal.value == Config()
     assert [log["event"] for log in logs] == ["config.refused"]
     # The next good one is compared with what is in force, not with the wrong one.

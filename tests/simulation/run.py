@@ -37,6 +37,7 @@ from custosd.adapters.scripted_source import ScriptedSource
 from custosd.app import Outside, supervise_fleet
 from custosd.config.acting import RestartSettings
 from custosd.config.agents import AgentSettings
+from custosd.config.reading import Reading
 from custosd.config.settings import Config
 from custosd.core.agents import AgentId
 from custosd.core.errors import StoreUnavailable
@@ -139,7 +140,7 @@ class Simulation:
                 RecordingServiceManager(),
                 self.now_utc,
                 self._hands(world, actions),
-                lambda: config,
+                lambda: Reading(config, {}),
                 seen=lambda view: life.start_soon(self.witness.watch, view),
             )
             life.start_soon(supervise_fleet, config, outside, trio.Event())

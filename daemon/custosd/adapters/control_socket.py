@@ -10,18 +10,17 @@ Laws:
    have done what was only to be tried.
 3. Nobody can hold the door: lines, waits and connections are bounded. An act that has begun
    goes on to its end, also when the one who asked has gone.
-4. A socket is replaced only where nobody listens on it, and nothing but a socket ever is.
+4. The socket is made and taken away by the laws of `flow.local_socket`.
 """
 
 import errno
-import fcntl
 import os
 import pwd
 import socket
 import stat
 import struct
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ import trio
 from custosd.adapters.encoding import decode_json, encode_json, original
 from custosd.core.acts import Act, ActAnswer, ActOutcome, ActRequest
 from custosd.core.errors import CustosdError
+from custosd.flow.local_socket import bound_socket, short_address
 from custosd.ports import ActDoor
 
 log = structlog.get_logger()
@@ -42,14 +42,15 @@ SOCKET_NAME = "control.sock"
 LONGEST_ANSWER_BYTES = 4 * 1024 * 1024
 """What a client takes in at most."""
 
-_BACKLOG = 64
 _CHUNK_BYTES = 16 * 1024
-_LONGEST_PATH_BYTES = 107
-_LOCK_TRIES = 20
-_LOCK_PAUSE_S = 0.05
 _NAME_TIMEOUT_S = 2.0
 _SO_PEERGROUPS = 59
 """asm-generic/socket.h; Python has no name for it."""
+
+_REMEDIES = {
+    errno.EADDRINUSE: "; stop that daemon, or give this one a state_dir of its own",
+    errno.EEXIST: "; remove it, or choose another state_dir",
+}
 
 _OUT_OF_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _ROOM_PAUSE_S = 0.1
@@ -361,93 +362,15 @@ def _other_groups(sock: trio.socket.SocketType) -> tuple[int, ...]:
 @asynccontextmanager
 async def _listening(path: Path, mode: int) -> AsyncGenerator[trio.socket.SocketType]:
     """A listening socket at `path` with this mode; taken away at the end, if it is still ours."""
-    made: tuple[int, int] | None = None
-    with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+    async with AsyncExitStack() as stack:
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with _directory(path.parent) as folder:
-                await _lock(folder, path)
-                await _make_way(path, folder)
-                # Before it is bound: no moment in which it is open to more than it should be.
-                os.fchmod(sock.fileno(), mode)
-                await sock.bind(_short(path, folder))
-                found = os.lstat(path.name, dir_fd=folder)
-                made = found.st_dev, found.st_ino
-                os.chmod(path.name, mode, dir_fd=folder)
-                # Still under the lock: a socket without a listener is taken for a dead one.
-                sock.listen(_BACKLOG)
-            yield sock
+            sock = await stack.enter_async_context(bound_socket(socket.SOCK_STREAM, path, mode))
         except OSError as error:
+            remedy = _REMEDIES.get(error.errno or 0, "")
             raise ControlSocketError(
-                f"the control socket {path} cannot be used: {error.strerror or error}"
+                f"the control socket {path} cannot be used: {error.strerror or error}{remedy}"
             ) from error
-        finally:
-            if made is not None:
-                _take_away(path, made)
-
-
-@contextmanager
-def _directory(folder: Path) -> Iterator[int]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        about = os.fstat(descriptor)
-        open_to_all = about.st_mode & stat.S_IWOTH and not about.st_mode & stat.S_ISVTX
-        if open_to_all or about.st_uid not in {0, os.geteuid()}:
-            raise ControlSocketError(
-                f"the folder {folder} of the control socket is not safe: it must belong to root"
-                " or to the daemon's user, and others must not write to it"
-            )
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-async def _lock(folder: int, path: Path) -> None:
-    """Be the only one who makes a socket in this folder; ends with the descriptor."""
-    for _ in range(_LOCK_TRIES):
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            await trio.sleep(_LOCK_PAUSE_S)
-        else:
-            return
-    raise ControlSocketError(f"another process is making a socket beside {path}; try again")
-
-
-async def _make_way(path: Path, folder: int) -> None:
-    """Take a socket away that nobody listens on; raise where there is anything else."""
-    try:
-        found = os.lstat(path.name, dir_fd=folder)
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(found.st_mode):
-        raise ControlSocketError(
-            f"{path} is there and is no socket; remove it, or place the control socket elsewhere"
-        )
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # noqa: FBT003 - the standard library's
-        answered = probe.connect_ex(_short(path, folder))
-    if answered in {errno.ECONNREFUSED, errno.ENOENT}:
-        with suppress(FileNotFoundError):
-            os.unlink(path.name, dir_fd=folder)
-        return
-    raise ControlSocketError(
-        f"another daemon listens on {path}; stop it, or give this one a state_dir of its own"
-    )
-
-
-def _take_away(path: Path, made: tuple[int, int]) -> None:
-    with suppress(OSError):
-        found = path.lstat()
-        if (found.st_dev, found.st_ino) == made:
-            path.unlink()
-
-
-def _short(path: Path, folder: int) -> str:
-    """An address of the socket that the kernel takes, however deep the folder lies."""
-    if len(os.fsencode(path)) <= _LONGEST_PATH_BYTES:
-        return str(path)
-    return f"/proc/self/fd/{folder}/{path.name}"
+        yield trio.socket.from_stdlib_socket(sock)
 
 
 async def ask(path: Path, request: ActRequest, timeout_s: float) -> ActAnswer:
@@ -482,7 +405,7 @@ async def _connected(path: Path) -> trio.SocketStream:
         try:
             if not stat.S_ISSOCK(os.lstat(path.name, dir_fd=folder).st_mode):
                 raise ControlBroken(f"{path} is no socket")
-            await sock.connect(_short(path, folder))
+            await sock.connect(short_address(path, folder))
         finally:
             os.close(folder)
     except BaseException as error:

@@ -20,17 +20,14 @@ from custosd.adapters.control_socket import (
     ask,
     socket_path,
 )
-from custosd.cli.exit_codes import FAILURE, NOT_RUNNING, OK
-from custosd.cli.settings import log_for_a_command, settings
+from custosd.cli.exit_codes import FAILURE, NO_PERMISSION, NOT_RUNNING, OK
+from custosd.cli.settings import log_for_a_command, settings_to_reach_the_daemon
 from custosd.cli.showing import Look, printable
 from custosd.config.quantities import parse_duration
 from custosd.config.settings import Config
 from custosd.core.acts import Act, ActAnswer, ActOutcome, ActRequest
 from custosd.core.holds import FLEET
 from custosd.core.verdicts import SteeringKind
-
-NO_PERMISSION = 77
-"""This user may not ask the daemon for it (EX_NOPERM)."""
 
 SYSTEM_SOCKET = Path("/run/custosd/control.sock")
 """Where the daemon of systemd/custosd.service listens (RuntimeDirectory=)."""
@@ -119,7 +116,7 @@ class _Door:
 
     def _answer(self, request: ActRequest) -> ActAnswer:
         ctx = click.get_current_context()
-        path = self.socket or control_path(settings(ctx), os.environ)
+        path = self.socket or control_path(settings_to_reach_the_daemon(ctx), os.environ)
         log_for_a_command(ctx)
         try:
             return trio.run(ask, path, request, ANSWER_TIMEOUT_S)

@@ -16,8 +16,9 @@ from custosd.adapters.postgres.data_directory import only_user, wait_for_orphan
 from custosd.adapters.systemd import ServiceManager
 from custosd.app import run_daemon
 from custosd.cli.exit_codes import USAGE
-from custosd.cli.settings import run_to_the_end, say_if_forced, settings
+from custosd.cli.settings import read_settings, run_to_the_end, say_if_forced
 from custosd.cli.showing import Look, agent_table
+from custosd.config.reading import Reading
 from custosd.config.settings import Config
 from custosd.core.agents import AgentId
 from custosd.core.facts import SweepFinished
@@ -44,7 +45,8 @@ def demo(ctx: click.Context) -> None:
     demonstration left there is removed. The log goes to a file, the screen shows who
     stands how.
     """
-    config = settings(ctx)
+    reading = read_settings(ctx)
+    config = reading.config
     folder = config.daemon.state_folder(os.environ)
     _refuse_what_is_no_demonstration(config, folder)
     # What marks the folder as a demonstration's.
@@ -52,7 +54,7 @@ def demo(ctx: click.Context) -> None:
     log_file = folder / "custosd.log"
     with log_file.open("w", encoding="utf-8") as stream:
         configure_logging("json", ctx.obj["log_level"] or config.log.level, stream=stream)
-        say_if_forced(run_to_the_end(_demo, config, folder, log_file, ctx.obj["config"]))
+        say_if_forced(run_to_the_end(_demo, reading, folder, log_file, ctx.obj["config"]))
 
 
 def _refuse_what_is_no_demonstration(config: Config, folder: Path) -> None:
@@ -67,15 +69,15 @@ def _refuse_what_is_no_demonstration(config: Config, folder: Path) -> None:
     sys.exit(USAGE)
 
 
-async def _demo(config: Config, folder: Path, log_file: Path, files: Sequence[str]) -> bool:
+async def _demo(reading: Reading, folder: Path, log_file: Path, files: Sequence[str]) -> bool:
     screen = DemonstrationScreen(log_file, files)
-    await _forget_earlier(config, folder)
+    await _forget_earlier(reading.config, folder)
     screen.greet()
     async with AsyncExitStack() as stack:
         stopping = await stack.enter_async_context(open_stopping())
         await stack.enter_async_context(demonstration_fleet(folder / "fleet"))
         await run_daemon(
-            config, os.environ, ServiceManager(), stopping.stop, wall_clock(), screen.swept
+            reading, os.environ, ServiceManager(), stopping.stop, wall_clock(), screen.swept
         )
     screen.part()
     return stopping.forced

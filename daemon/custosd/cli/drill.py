@@ -15,8 +15,8 @@ from rich.table import Table
 from custosd.adapters.control_socket import ControlDenied, DaemonNotRunning, ask
 from custosd.adapters.postgres.store import PostgresStore
 from custosd.app import open_postgres
-from custosd.cli.acts import ANSWER_TIMEOUT_S, NO_PERMISSION, control_path
-from custosd.cli.exit_codes import FAILURE, NOT_RUNNING, OK
+from custosd.cli.acts import ANSWER_TIMEOUT_S, control_path
+from custosd.cli.exit_codes import FAILURE, NO_PERMISSION, NOT_RUNNING, OK
 from custosd.cli.settings import log_for_a_command, run_to_the_end, settings
 from custosd.cli.showing import Look, printable
 from custosd.config.quantities import parse_duration

@@ -21,6 +21,9 @@ UNAVAILABLE = 69
 TEMPORARY = 75
 """Something that is needed is not there now; try again later (EX_TEMPFAIL)."""
 
+NO_PERMISSION = 77
+"""This user may not ask the daemon for it (EX_NOPERM)."""
+
 BAD_CONFIG = 78
 """The configuration can not be used (EX_CONFIG); a restart would change nothing, so the
 service's unit lists it in RestartPreventExitStatus=."""

@@ -17,10 +17,12 @@ from custosd.cli.settings import (
     log_for_a_command,
     log_for_a_daemon,
     read_again,
+    read_settings,
     run_to_the_end,
     say_if_forced,
     settings,
 )
+from custosd.config.reading import Reading
 from custosd.config.settings import Config
 from custosd.flow.clock import wall_clock
 from custosd.flow.stopping import open_stopping
@@ -37,19 +39,19 @@ def run(ctx: click.Context) -> None:
     short, 69 if something needed is not there, 75 if it may be there later, 78 if the
     configuration is wrong.
     """
-    config = settings(ctx)
-    log_for_a_daemon(ctx, config)
+    reading = read_settings(ctx)
+    log_for_a_daemon(ctx, reading.config)
     if sys.__stderr__ is not None:
         # A service manager that finds us hanging sends SIGABRT: then every thread says where.
         faulthandler.enable(sys.__stderr__)
     reread = partial(read_again, ctx)
-    say_if_forced(run_to_the_end(_run, config, ServiceManager(), reread))
+    say_if_forced(run_to_the_end(_run, reading, ServiceManager(), reread))
 
 
-async def _run(config: Config, manager: ServiceManager, reread: Callable[[], Config]) -> bool:
+async def _run(reading: Reading, manager: ServiceManager, reread: Callable[[], Reading]) -> bool:
     async with open_stopping() as stopping:
         await run_daemon(
-            config,
+            reading,
             os.environ,
             manager,
             stopping.stop,

@@ -11,7 +11,7 @@ import trio
 from custosd.adapters.postgres.migrations import MigrationBusy
 from custosd.cli.exit_codes import BAD_CONFIG, FAILURE, TEMPORARY, UNAVAILABLE
 from custosd.config.problems import InvalidConfig
-from custosd.config.reading import read_config
+from custosd.config.reading import Reading, read, read_valid_part
 from custosd.config.settings import Config
 from custosd.config.sources import locate_config
 from custosd.core.errors import CustosdError, StoreConflict, StoreError, StoreUnavailable
@@ -22,6 +22,11 @@ T = TypeVar("T")
 
 def settings(ctx: click.Context) -> Config:
     """The configuration in force; ends with BAD_CONFIG, all problems told, if it is wrong."""
+    return read_settings(ctx).config
+
+
+def read_settings(ctx: click.Context) -> Reading:
+    """As `settings`, with the origin of each value."""
     try:
         return read_again(ctx)
     except InvalidConfig as error:
@@ -30,9 +35,24 @@ def settings(ctx: click.Context) -> Config:
         sys.exit(BAD_CONFIG)
 
 
-def read_again(ctx: click.Context) -> Config:
+def settings_to_reach_the_daemon(ctx: click.Context) -> Config:
+    """As `settings`, but what does not say where the daemon is may be wrong, and is only told.
+
+    An emergency stop must not wait for somebody's mistake to be mended, nor reach another
+    daemon because of it.
+    """
+    reading, problems = read_valid_part(locate_config(ctx.obj["config"], os.environ))
+    for problem in problems:
+        click.echo(str(problem), err=True)
+    if any(not problem.key or problem.key.startswith("daemon") for problem in problems):
+        click.echo("custosd: name the daemon's socket by --socket, or mend this", err=True)
+        sys.exit(BAD_CONFIG)
+    return reading.config
+
+
+def read_again(ctx: click.Context) -> Reading:
     """The configuration as it stands in the files now; raises `InvalidConfig`."""
-    return read_config(locate_config(ctx.obj["config"], os.environ))
+    return read(locate_config(ctx.obj["config"], os.environ))
 
 
 def log_for_a_daemon(ctx: click.Context, config: Config) -> None:

@@ -61,6 +61,17 @@ def read_config(sources: Sequence[Source]) -> Config:
 
 def read(sources: Sequence[Source]) -> Reading:
     """As `read_config`, with the origin of each value."""
+    reading, problems = read_valid_part(sources)
+    if problems:
+        raise InvalidConfig(problems)
+    return reading
+
+
+def read_valid_part(sources: Sequence[Source]) -> tuple[Reading, Sequence[Problem]]:
+    """As `read`, without what is wrong, which is told beside it.
+
+    For whoever has to reach a running daemon although somebody has just made a mistake.
+    """
     problems: list[Problem] = []
     documents: list[Document] = []
     complete = True
@@ -79,9 +90,7 @@ def read(sources: Sequence[Source]) -> Reading:
     config = Config.model_validate(data, context=LATER, by_alias=True, by_name=False)
     if complete:
         problems += _contradictions(config, origins, problems)
-    if problems:
-        raise InvalidConfig(problems)
-    return Reading(config, origins)
+    return Reading(config, origins), problems
 
 
 def _bad_values(document: Document) -> Iterator[tuple[KeyPath, Problem]]:

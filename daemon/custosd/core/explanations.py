@@ -37,8 +37,13 @@ class Setting:
     place: str = ""
 
 
-SettingOf = Callable[[str], Setting]
-"""The setting of a key, as it is in force."""
+SettingOf = Callable[[AgentId, str], Setting]
+"""The setting of a key, as it is in force for an agent."""
+
+
+def only_keys(_agent: AgentId, key: str) -> Setting:
+    """A `SettingOf` that knows no values."""
+    return Setting(key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,10 @@ class Asked:
     now_utc: datetime
     setting_of: SettingOf
 
+    def setting(self, key: str) -> Setting:
+        """The setting of a key, as it is in force for this agent."""
+        return self.setting_of(self.agent, key)
+
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
@@ -101,7 +110,7 @@ def why(asked: Asked, life: LifeExplained | None, record: Record) -> Explanation
     run = asked.view.agents.get(asked.agent)
     holds = _holds(asked)
     concerns = _concerns(asked)
-    settings = [asked.setting_of(key) for key in (life.keys if life else ())]
+    settings = [asked.setting(key) for key in (life.keys if life else ())]
     changes = [
         (entry, text) for entry in record.entries if (text := change(entry.fact, asked.agent))
     ][:CHANGES_SHOWN]
@@ -296,7 +305,7 @@ def _concern_line(concern: Concern, now_utc: datetime) -> str:
 def _outlook_line(asked: Asked, outlook: Outlook) -> str:
     when = "some time" if outlook.in_s is None else f"in {in_words(outlook.in_s)}"
     unless = f", unless {outlook.unless}" if outlook.unless else ""
-    settings = "; ".join(_setting_words(asked.setting_of(key)) for key in outlook.keys)
+    settings = "; ".join(_setting_words(asked.setting(key)) for key in outlook.keys)
     return f"{when}: {outlook.what}{unless}" + (f" ({settings})" if settings else "")
 
 
@@ -305,7 +314,7 @@ def _outlook_form(asked: Asked, outlook: Outlook) -> Form:
         "what": outlook.what,
         "in_s": None if outlook.in_s is None else round(max(outlook.in_s, 0.0), 3),
         "unless": outlook.unless,
-        "settings": [_setting_form(asked.setting_of(key)) for key in outlook.keys],
+        "settings": [_setting_form(asked.setting(key)) for key in outlook.keys],
     }
 
 
@@ -393,7 +402,8 @@ def _setting_form(setting: Setting) -> Form:
 
 def _setting_words(setting: Setting) -> str:
     value = f" = {setting.value}" if setting.value else ""
-    return f"{setting.key}{value}" + (f", {setting.place}" if setting.place else "")
+    place = setting.place or ("the default" if setting.value else "")
+    return f"{setting.key}{value}" + (f", {place}" if place else "")
 
 
 def _ago(since_utc: datetime, now_utc: datetime) -> str:

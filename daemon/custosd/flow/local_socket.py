@@ -18,6 +18,7 @@ from pathlib import Path
 
 import trio
 
+_BACKLOG = 64
 _LONGEST_PATH_BYTES = 107
 _LOCK_TRIES = 20
 _LOCK_PAUSE_S = 0.05
@@ -29,6 +30,7 @@ async def bound_socket(
 ) -> AsyncGenerator[socket.socket]:
     """A non-blocking socket of this kind, bound to `path` with this mode, for the block.
 
+    One of streams listens already: without that it would be taken for a dead one.
     The folder is made if it is missing. Raises `OSError`, in words, where the folder could be
     changed by others, something else is at the path, or somebody listens there.
     """
@@ -43,6 +45,8 @@ async def bound_socket(
             sock.bind(short_address(path, folder))
             os.chmod(path.name, mode, dir_fd=folder)
             made = os.lstat(path.name, dir_fd=folder)
+            if kind is socket.SOCK_STREAM:
+                sock.listen(_BACKLOG)
         try:
             yield sock
         finally:

@@ -19,9 +19,9 @@ from custosd.core.explanations import (
     Explanation,
     LifeExplained,
     Record,
-    Setting,
     SettingOf,
     forecast,
+    only_keys,
     why,
 )
 from custosd.core.facts import Entry
@@ -82,7 +82,7 @@ class Explainer:
         history: History,
         view: Callable[[], FleetView],
         now_utc: Callable[[], datetime],
-        setting_of: SettingOf = Setting,
+        setting_of: SettingOf = only_keys,
     ) -> None:
         self._lives = lives
         self._restarter = restarter

@@ -14,6 +14,7 @@ Laws:
    made anew by the next beats. What must not be lost is the restarter's (see there).
 """
 
+import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -419,8 +420,8 @@ async def _pulsed(pulses: Pulses, name: str, part: Callable[[Pulse], Awaitable[N
 
 
 def _log_change(fact: LifeChanged) -> None:
-    tell = log.warning if fact.value is Value.BAD else log.info
-    tell(
+    log.log(
+        logging.WARNING if fact.value is Value.BAD else logging.INFO,
         "life.changed",
         agent=fact.agent,
         epoch=fact.epoch,

@@ -10,7 +10,9 @@ import structlog
 import trio
 
 from custosd.config.difference import changed_keys
+from custosd.config.in_force import InForce
 from custosd.config.problems import InvalidConfig
+from custosd.config.reading import Reading
 from custosd.config.settings import Config
 from custosd.core.facts import ConfigReloaded, Fact
 from custosd.flow.latest import Latest
@@ -27,12 +29,14 @@ class Reload:
     """Reads the configuration again, on demand; one at a time.
 
     `read` gives the new configuration or raises `InvalidConfig`; `adopt` makes what is
-    not made by a service, before the services that changed are run anew.
+    not made by a service, before the services that changed are run anew; `in_force` is told
+    where each value was written.
     """
 
     def __init__(
         self,
-        read: Callable[[], Config],
+        read: Callable[[], Reading],
+        in_force: InForce,
         adopt: Callable[[Config], None],
         renewal: Renewal[Config],
         facts: trio.MemorySendChannel[Fact],
@@ -40,6 +44,7 @@ class Reload:
         status: Callable[[], str],
     ) -> None:
         self._read = read
+        self._in_force = in_force
         self._adopt = adopt
         self._renewal = renewal
         self._facts = facts
@@ -61,13 +66,15 @@ class Reload:
     async def _reload(self) -> ConfigReloaded:
         before = self._renewal.value
         try:
-            after = self._read()
+            reading = self._read()
         except InvalidConfig as error:
             problems = "; ".join(str(problem) for problem in error.problems)
             log.error("config.refused", problems=len(error.problems), error=problems[:2_000])
             return ConfigReloaded((), (), problems or str(error))
+        after = reading.config
         at_once, later = changed_keys(before, after)
         self._adopt(after)
+        self._in_force.reading = reading
         renewed = await self._renewal.renew(after)
         log.info(
             "config.reloaded",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 
 from custosd.adapters.channels.letters import checked_id, letter_json
-from custosd.adapters.channels.programs import (
+from custosd.adapters.programs import (
     ProgramAbsent,
     ProgramLate,
     ProgramStarved,

@@ -19,8 +19,8 @@ from contextlib import suppress
 
 import trio
 
-from custosd.adapters.channels.programs import plain_environment
 from custosd.adapters.channels.tmux_server import Pane
+from custosd.adapters.programs import plain_environment
 
 _ON = b"\x1b[?2004h"
 _OFF = b"\x1b[?2004l"

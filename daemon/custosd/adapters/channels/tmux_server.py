@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from custosd.adapters.channels.programs import (
+from custosd.adapters.channels.screen import Screen, parse_screen
+from custosd.adapters.programs import (
     ProgramAbsent,
     ProgramLate,
     ProgramStarved,
     plain_environment,
     run_program,
 )
-from custosd.adapters.channels.screen import Screen, parse_screen
 from custosd.core.errors import ChannelError
 
 KEY = re.compile(r"[A-Za-z0-9-]{1,20}")
