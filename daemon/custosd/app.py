@@ -318,8 +318,15 @@ async def _start_producers(
         with pulses.watched("retention") as pulse:
             await keep_retention(
                 outside.store,
+                outside.hands.actions,
                 outside.now_utc,
-                RetentionTimes(kept.interval_s, kept.facts_s, kept.verdicts_s, kept.transcripts_s),
+                RetentionTimes(
+                    kept.interval_s,
+                    kept.facts_s,
+                    kept.verdicts_s,
+                    kept.transcripts_s,
+                    kept.acts_s,
+                ),
                 wires.intake.forget,
                 wires.facts.clone(),
                 pulse,

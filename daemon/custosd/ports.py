@@ -395,6 +395,15 @@ class ActionStore(Protocol):
         """Take a token away for good; False: there is none."""
         ...
 
+    async def prune(self, before_utc: datetime) -> int:
+        """Drop what was over before this time; return how many rows that were.
+
+        Restarts that have ended, interventions that are closed, and lives that nothing was
+        heard or seen of since. No epoch is given twice because of it. In bounded units of
+        work: cancelled or failed half-way, the next time goes on.
+        """
+        ...
+
 
 class Prober(Protocol):
     """Looks at an agent from outside, by several kinds of sources that do not fail together.

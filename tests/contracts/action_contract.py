@@ -501,6 +501,31 @@ class ActionContract:
         assert not await store.revoke_token(f"ci {text}")
         assert await store.tokens() == (told[1],)
 
+    async def test_what_was_over_before_is_dropped_and_nothing_else(
+        self, store: ActionStore
+    ) -> None:
+        over = await intended(store, intent("r1"))
+        assert await store.save_restart(ended(over))
+        open_ = await intended(store, intent("r2", B))
+        assert await store.propose(message("m1"))
+        closed = moved(message("m1"), InterventionState.EXPIRED, NOON + MINUTE)
+        assert await store.save_intervention(closed, InterventionState.PROPOSED)
+        assert await store.propose(message("m2", B))
+        heard = replace(life(B), heard_utc=NOON + 30 * DAY)
+        await store.save_lives([life(epoch=40), heard])
+
+        assert await store.prune(NOON + MINUTE) == 0
+        assert await store.prune(NOON + 10 * DAY) == 3
+
+        assert await store.restarts(LONG_AGO) == (open_,)
+        assert [m.id for m in await store.interventions(LONG_AGO)] == ["m2"]
+        assert await store.lives() == (heard,)
+        # No epoch is given twice.
+        assert (await intended(store, intent("r3"))).next_epoch == 41
+        assert await store.prune(NOON + 10 * DAY) == 0
+        with pytest.raises(StoreRefused):
+            await store.prune(NAIVE)
+
     async def test_a_token_is_not_replaced_by_another(self, store: ActionStore) -> None:
         await store.save_token(token())
         with pytest.raises(StoreRefused):

@@ -10,14 +10,17 @@ from structlog.testing import capture_logs
 from tests.contracts import store_values as some
 
 from custosd.adapters.memory import MemoryStore
+from custosd.adapters.memory_actions import MemoryActions
+from custosd.core.agents import AgentState
 from custosd.core.errors import StoreUnavailable
 from custosd.core.facts import AgentForgotten, Fact
+from custosd.core.lives import LifeRecord
 from custosd.flow.pulse import Pulse
 from custosd.services.retention import RetentionTimes, keep_retention
 
 HOUR_S = 3600.0
 DAY_S = 24 * HOUR_S
-TIMES = RetentionTimes(HOUR_S, 14 * DAY_S, 90 * DAY_S, 30 * DAY_S)
+TIMES = RetentionTimes(HOUR_S, 14 * DAY_S, 90 * DAY_S, 30 * DAY_S, 60 * DAY_S)
 
 
 @dataclass
@@ -27,6 +30,7 @@ class Running:
     now_utc: Callable[[], datetime]
     forgotten: Sequence[Fact] = ()
     store: MemoryStore = field(default_factory=MemoryStore)
+    actions: MemoryActions = field(default_factory=MemoryActions)
     asked: list[datetime] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -40,6 +44,7 @@ class Running:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         await keep_retention(
             self.store,
+            self.actions,
             self.now_utc,
             TIMES,
             self.forget,
@@ -67,6 +72,24 @@ async def test_old_runs_go_at_the_start_and_at_each_interval(
     assert len((await running.store.restore()).agents) == 1
     await trio.sleep(HOUR_S)
     assert (await running.store.restore()).agents == ()
+
+
+async def test_lives_without_a_sign_go_with_the_acts_of_their_time(
+    autojump_clock: trio.testing.MockClock,
+    now_utc: Callable[[], datetime],
+    nursery: trio.Nursery,
+) -> None:
+    running = Running(now_utc)
+    lives = [
+        LifeRecord(
+            some.ref(n).agent, 1, 1, AgentState.RUNNING, now_utc() - timedelta(seconds=age_s)
+        )
+        for n, age_s in enumerate((61 * DAY_S, 59 * DAY_S))
+    ]
+    await running.actions.save_lives(lives)
+    await nursery.start(running.run)
+    await trio.sleep(1)
+    assert await running.actions.lives() == (lives[1],)
 
 
 async def test_it_has_started_once_the_record_has_room_for_today(

@@ -210,6 +210,38 @@ class MemoryActions:
         await self._reach()
         return self._tokens.pop(token_id, None) is not None
 
+    async def prune(self, before_utc: datetime) -> int:
+        """See the port."""
+        check_time(before_utc)
+        await self._reach()
+        restarts = [
+            id_
+            for id_, restart in self._restarts.items()
+            if restart.ended_utc is not None
+            and max(restart.intended_utc, restart.ended_utc) < before_utc
+        ]
+        messages = [
+            id_
+            for id_, message in self._interventions.items()
+            if message.closed_utc is not None
+            and max(message.proposed_utc, message.closed_utc) < before_utc
+        ]
+        gone = [life for life in self._lives.values() if _last_seen(life) < before_utc]
+        for id_ in restarts:
+            del self._restarts[id_]
+        for id_ in messages:
+            del self._interventions[id_]
+        for life in gone:
+            # The next incarnation of that name must not be given its epoch again.
+            self._epochs[life.agent] = max(self._epochs.get(life.agent, 0), life.epoch)
+            del self._lives[life.agent]
+        return len(restarts) + len(messages) + len(gone)
+
+
+def _last_seen(life: LifeRecord) -> datetime:
+    times = (life.since_utc, life.heard_utc, life.progress_utc)
+    return max(time for time in times if time is not None)
+
 
 def _end_of(restart: Restart) -> tuple[object, ...]:
     """By what the word that ended a restart is known when it is repeated."""

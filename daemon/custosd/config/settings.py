@@ -205,6 +205,9 @@ class RetentionSettings(Section):
     transcripts_s: Annotated[float, Duration("1d", "3650d")] = default(
         "90d", "How long a run is remembered whose transcript no longer grows."
     )
+    acts_s: Annotated[float, Duration("1d", "3650d")] = default(
+        "90d", "How long restarts and messages are kept that are over, and lives without a sign."
+    )
     interval_s: Annotated[float, Duration("1m", "1d")] = default(
         "1h", "How often what is too old is looked for, and taken away."
     )

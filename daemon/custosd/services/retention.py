@@ -10,7 +10,7 @@ import trio
 from custosd.core.errors import StoreError
 from custosd.core.facts import Fact
 from custosd.flow.pulse import Pulse
-from custosd.ports import RetentionLimits, Store
+from custosd.ports import ActionStore, RetentionLimits, Store
 
 log = structlog.get_logger()
 
@@ -26,6 +26,7 @@ class RetentionTimes:
     facts_s: float
     verdicts_s: float
     transcripts_s: float
+    acts_s: float
 
     def limits(self, now_utc: datetime) -> RetentionLimits:
         """The times before which rows go, seen from `now_utc`."""
@@ -38,6 +39,7 @@ class RetentionTimes:
 
 async def keep_retention(
     store: Store,
+    actions: ActionStore,
     now_utc: Callable[[], datetime],
     times: RetentionTimes,
     forget: Callable[[datetime], Sequence[Fact]],
@@ -58,7 +60,8 @@ async def keep_retention(
         task_status.started()
         while True:
             limits = times.limits(now_utc())
-            if await _pruned(store, now_utc(), limits, pulse):
+            acts_utc = now_utc() - timedelta(seconds=times.acts_s)
+            if await _pruned(store, actions, now_utc(), limits, acts_utc, pulse):
                 for fact in forget(limits.transcripts_utc):
                     await facts.send(fact)
                 pulse.beat()
@@ -80,17 +83,29 @@ async def _first_days(store: Store, now_utc: Callable[[], datetime], pulse: Puls
         pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
 
-async def _pruned(store: Store, today_utc: datetime, limits: RetentionLimits, pulse: Pulse) -> bool:
+async def _pruned(
+    store: Store,
+    actions: ActionStore,
+    today_utc: datetime,
+    limits: RetentionLimits,
+    acts_utc: datetime,
+    pulse: Pulse,
+) -> bool:
     """Whether the store could be pruned; told of either way."""
     try:
         # How long this takes is the store's to say: each of its steps is bounded there.
         with pulse.waiting():
             await store.prepare_days(today_utc)
             pruned = await store.prune(limits)
+            acts = await actions.prune(acts_utc)
     except StoreError as error:
         log.warning("record.prune_failed", error=str(error))
         return False
     log.info(
-        "record.pruned", fact_days=pruned.fact_days, verdicts=pruned.verdicts, runs=pruned.runs
+        "record.pruned",
+        fact_days=pruned.fact_days,
+        verdicts=pruned.verdicts,
+        runs=pruned.runs,
+        acts=acts,
     )
     return True

@@ -1,5 +1,8 @@
 """The SQL of what is written about acts, under the laws of `queries`."""
 
+PRUNE_BATCH = 2_000
+"""Rows that one unit of pruning takes away at most."""
+
 LIVES_SLICE = 5_000
 """Lives that one statement stores at most."""
 
@@ -223,3 +226,51 @@ returning true
 """
 
 REVOKE = "delete from custosd.tokens where id = $1 returning true"
+
+PRUNE_RESTARTS = f"""
+with old as (
+    select shard, id from custosd.restarts
+    where ended_utc is not null and intended_utc < $1 and ended_utc < $1
+    order by intended_utc
+    limit {PRUNE_BATCH} for update skip locked
+), gone as (
+    delete from custosd.restarts as restart using old
+    where restart.shard = old.shard and restart.id = old.id
+    returning 1
+)
+select count(*) from gone
+"""  # noqa: S608 - constant parts
+
+PRUNE_INTERVENTIONS = f"""
+with old as (
+    select shard, id from custosd.interventions
+    where closed_utc is not null and proposed_utc < $1 and closed_utc < $1
+    order by proposed_utc
+    limit {PRUNE_BATCH} for update skip locked
+), gone as (
+    delete from custosd.interventions as intervention using old
+    where intervention.shard = old.shard and intervention.id = old.id
+    returning 1
+)
+select count(*) from gone
+"""  # noqa: S608 - constant parts
+
+_LAST_SEEN = "greatest(life.since_utc, life.heard_utc, life.progress_utc)"
+
+# The epoch outlives the life: the next incarnation of that name must not be given it again.
+PRUNE_LIVES = f"""
+with old as (
+    select life.shard, life.agent_id from custosd.lives as life
+    where {_LAST_SEEN} < $1
+    limit {PRUNE_BATCH} for update skip locked
+), gone as (
+    delete from custosd.lives as life using old
+    where life.shard = old.shard and life.agent_id = old.agent_id and {_LAST_SEEN} < $1
+    returning life.shard, life.agent_id, life.epoch
+), kept as (
+    insert into custosd.epochs as known (shard, agent_id, epoch)
+    select shard, agent_id, epoch from gone where epoch > 0
+    on conflict (shard, agent_id) do update set epoch = greatest(known.epoch, excluded.epoch)
+)
+select count(*) from gone
+"""  # noqa: S608 - constant parts

@@ -140,6 +140,21 @@ class PostgresActions:
         """Take a token away for good; False: there is none."""
         return await self._database.unit(_revoke_token, token_id, tx=False)
 
+    async def prune(self, before_utc: datetime) -> int:
+        """Drop what was over before this time, in bounded units of work; see the port."""
+        check_time(before_utc)
+        gone = 0
+        for query in (
+            action_queries.PRUNE_RESTARTS,
+            action_queries.PRUNE_INTERVENTIONS,
+            action_queries.PRUNE_LIVES,
+        ):
+            batch = action_queries.PRUNE_BATCH
+            while batch == action_queries.PRUNE_BATCH:
+                batch = await self._database.unit(_prune, query, before_utc, tx=False)
+                gone += batch
+        return gone
+
     def _known(
         self, found: Sequence[Record], value_of: Callable[[Record], T | None], during: str
     ) -> tuple[T, ...]:
@@ -159,6 +174,10 @@ async def _read(conn: Connection, query: str) -> list[Record]:
 
 async def _read_since(conn: Connection, query: str, since_utc: datetime) -> list[Record]:
     return list(await conn.fetch(query, since_utc))
+
+
+async def _prune(conn: Connection, query: str, before_utc: datetime) -> int:
+    return int(await conn.fetchval(query, before_utc))
 
 
 async def _save_lives(conn: Connection, lives: Sequence[LifeRecord]) -> None:
