@@ -9,7 +9,6 @@ were made of changed settings are run anew, and find it again. Agents come and g
 configuration, and by enrolment for a while.
 """
 
-import os
 import pwd
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -95,7 +94,8 @@ async def no_doors(_doors: Doors, task_status: trio.TaskStatus[None]) -> None:
 class Hands:
     """What the daemon acts with, and sees agents by, beside their transcripts.
 
-    `control_of` and `channel_of` make what an agent's table asks for, None for none.
+    `control_of` and `channel_of` make what an agent's table asks for, None for none. `owner`
+    names this daemon in leases, as no other is named; `ended` knows daemons that are no more.
     """
 
     actions: ActionStore
@@ -107,6 +107,8 @@ class Hands:
     serve_doors: ServeDoors
     identify: Callable[[int], ProcessIdentity | None]
     boottime: Callable[[], float]
+    owner: str = "custosd"
+    ended: Callable[[str], bool] = lambda _owner: False
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +204,6 @@ class ActingHalf:
         facts: trio.MemorySendChannel[Fact],
         now_utc: Callable[[], datetime],
         stored: Remembered,
-        owner: str,
     ) -> None:
         self._hands = hands
         self._view = view
@@ -225,11 +226,12 @@ class ActingHalf:
                 self.holds,
                 facts,
                 now_utc,
+                ended=hands.ended,
             ),
             view,
             self.roster.supervised,
             restarter_settings(config.restarts),
-            owner,
+            hands.owner,
         )
         self.steerer = Steerer(
             hands.actions,
@@ -472,8 +474,3 @@ def steering_limits(settings: SteeringSettings) -> SteeringLimits:
         without_effect=settings.without_effect,
         outcome_s=settings.outcome_s,
     )
-
-
-def owner_name(config: Config) -> str:
-    """This process, as it is named in leases: no two that run at once have one name."""
-    return f"{config.daemon.name}:{os.uname().nodename}:{os.getpid()}"

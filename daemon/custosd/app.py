@@ -24,7 +24,7 @@ import structlog
 import trio
 
 from custosd import __version__
-from custosd.acting import ActingHalf, Hands, Remembered, owner_name, remembered
+from custosd.acting import ActingHalf, Hands, Remembered, remembered
 from custosd.adapters.codec import MsgpackCodec
 from custosd.adapters.context import LocalContext
 from custosd.adapters.judges.rules import RulesJudge
@@ -189,7 +189,6 @@ async def supervise_fleet(
             facts_in,
             outside.now_utc,
             stored,
-            owner_name(config),
         )
         renewal = Renewal(config)
         wires = _Wires(
@@ -469,11 +468,15 @@ def _tell_failure(failure: Failure) -> None:
 
 
 def _words(view: FleetView) -> str:
-    """How the fleet stands, for people: "9 agents: 6 progressing, 2 stuck, 1 waiting"."""
+    """How the fleet stands, for people: "9 agents: 6 progressing, 2 stuck, 1 dead or hung"."""
     standings = [agent.standing.value for agent in view.agents.values()]
     counts = sorted(((standings.count(s), s) for s in set(standings)), reverse=True)
-    listed = ", ".join(f"{count} {standing}" for count, standing in counts)
-    counted = "1 agent" if len(standings) == 1 else f"{len(standings)} agents"
+    words = [f"{count} {standing}" for count, standing in counts]
+    if bad := sum(life.value is Value.BAD for life in view.hands.lives.values()):
+        words.append(f"{bad} dead or hung")
+    listed = ", ".join(words)
+    agents = len(view.agents.keys() | view.hands.lives.keys())
+    counted = "1 agent" if agents == 1 else f"{agents} agents"
     return counted + (f": {listed}" if listed else "")
 
 
@@ -485,7 +488,7 @@ def _beat(config: Config, outside: Outside, wires: _Wires, *, stopped: bool = Fa
         __version__,
         wires.started_utc,
         outside.now_utc(),
-        len(view.agents),
+        len(view.agents.keys() | view.hands.lives.keys()),
         view.sweeps,
         stopped,
     )

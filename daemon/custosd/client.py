@@ -22,7 +22,8 @@ Laws:
 
 Of the environment it reads CUSTOSD_AGENT, CUSTOSD_EPOCH, CUSTOSD_SOCKET, CUSTOSD_URL,
 CUSTOSD_TOKEN or CUSTOSD_TOKEN_FILE, CUSTOSD_TRANSCRIPT, CUSTOSD_INBOX and CUSTOSD_HANDOVER.
-The supervisor sets CUSTOSD_AGENT, CUSTOSD_EPOCH and CUSTOSD_HANDOVER for what it starts.
+The supervisor sets CUSTOSD_AGENT, CUSTOSD_EPOCH, CUSTOSD_HANDOVER, CUSTOSD_SOCKET and, where
+it has one, CUSTOSD_INBOX for what it starts.
 """
 
 from __future__ import annotations

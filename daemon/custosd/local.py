@@ -28,7 +28,7 @@ from custosd.adapters.notify.command import CommandNotifier
 from custosd.adapters.notify.http import HttpNotifier
 from custosd.adapters.notify.log import LogNotifier
 from custosd.adapters.probes import LocalProber, Probed
-from custosd.adapters.process_identity import identify
+from custosd.adapters.process_identity import has_ended, identify, own_name
 from custosd.api.application import ApiPorts
 from custosd.api.listening import ApiAddress
 from custosd.api.serving import ApiLimits, serve_api
@@ -74,12 +74,14 @@ def local_hands(
         actions,
         _prober,
         watch,
-        lambda agent: control_of(agent, state, hand_overs),
+        lambda agent: control_of(agent, state, hand_overs, told_to(agent, config, environ)),
         lambda agent: channel_of(agent, now_utc),
         notifiers_of,
         serve_doors,
         identify,
         lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+        own_name(config.daemon.name.replace(":", "_")),
+        has_ended,
     )
 
 
@@ -93,7 +95,19 @@ def _prober(roster: Roster) -> Prober:
     return LocalProber(probed)
 
 
-def control_of(agent: AgentSettings, state: Path, hand_overs: Path) -> AgentControl | None:
+def told_to(agent: AgentSettings, config: Config, environ: Mapping[str, str]) -> dict[str, str]:
+    """Where an agent finds the daemon and its letters: variables for its environment."""
+    told = {}
+    if config.doors.beats:
+        told["CUSTOSD_SOCKET"] = str(beats_path(config.daemon.state_folder(environ), environ))
+    if agent.channel == "inbox":
+        told["CUSTOSD_INBOX"] = str(agent.inbox)
+    return told
+
+
+def control_of(
+    agent: AgentSettings, state: Path, hand_overs: Path, told: Mapping[str, str]
+) -> AgentControl | None:
     """How an agent is stopped and started, as its table says; None: it is not.
 
     `hand_overs` is where units look for what is handed over to them (see the template
@@ -101,11 +115,16 @@ def control_of(agent: AgentSettings, state: Path, hand_overs: Path) -> AgentCont
     """
     match agent.control:
         case "systemd":
-            return SystemdControl(agent.unit, hand_overs)
+            return SystemdControl(agent.unit, hand_overs, told=told)
         case "command":
             # Below the state folder: what was started must be known after a boot, too.
             return CommandControl(
-                agent.id, agent.start, state / "agents", stop=agent.stop, workspace=agent.workspace
+                agent.id,
+                agent.start,
+                state / "agents",
+                stop=agent.stop,
+                workspace=agent.workspace,
+                told=told,
             )
         case "http":
             return HttpControl(agent.control_url, token_file=agent.control_token_file)

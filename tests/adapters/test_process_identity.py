@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from custosd.adapters.process_identity import boot_id, identify, is_gone
+from custosd.adapters.process_identity import boot_id, has_ended, identify, is_gone, own_name
 
 
 @pytest.fixture
@@ -92,3 +92,24 @@ def test_a_process_that_is_hidden_from_us_is_not_taken_for_gone(child) -> None:
     if told.returncode != 0 and "mount" in told.stderr:
         pytest.skip("no mounting here")
     assert told.stdout.split() == ["None", "True"], told.stderr
+
+
+def test_a_process_by_its_own_name_has_ended_when_it_has() -> None:
+    assert not has_ended(own_name("custosd"))
+    code = "from custosd.adapters.process_identity import own_name; print(own_name('custosd'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert has_ended(done.stdout.strip())
+
+
+def test_nothing_is_known_of_processes_of_another_machine_boot_or_space() -> None:
+    *rest, boot, space, _, ticks = own_name("custosd").split(":")
+    gone = str(2**22 + 1)
+    for name in (
+        ":".join((*rest, "another-boot", space, gone, ticks)),
+        ":".join((*rest, boot, "1", gone, ticks)),
+        ":".join((*rest, boot, space, gone, "0")),
+        "custosd:host:1",
+        "",
+    ):
+        assert not has_ended(name)
+    assert has_ended(":".join((*rest, boot, space, gone, ticks)))

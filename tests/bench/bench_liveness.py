@@ -3,10 +3,10 @@
     python tests/bench/bench_liveness.py [agents ...]
 
 Deaths: real processes, killed one by one and all at once, told by pidfd through the real
-service. Silence and load: in real time, agents beat each 15 s in a process for each size;
-some fall silent, and "late" is how long after its deadline a silence was told. CPU is that of
-the process less what making the beats costs, which is measured by itself. Memory is that of
-the register and the lives alone.
+service. Load, then silence: in real time, agents beat each 15 s in a process for each size;
+after that some fall silent, and "late" is how long after its deadline a silence was told. CPU is
+that of the process while all beat, less what making the beats costs, which is measured by
+itself. Memory is that of the register and the lives alone.
 """
 
 import gc
@@ -43,12 +43,16 @@ from custosd.flow.pulse import Pulses  # noqa: E402
 SIZES = (1_000, 10_000, 100_000)
 DEATHS = 1_000
 BEAT_S = 15.0
-LOAD_S = 8.0
+LOAD_S = 5.0
+SILENCE_S = 8.0
+LAST_WORDS_S = 2.0
 TICK_S = 0.02
 SILENT = 200
 GAPS = 200
 GOAL_DEATH_S = 2.0
 GOAL_SILENCE_S = 1.5
+AIM_BYTES = 1_536
+"""What an agent may take in memory."""
 
 QUICK = LivenessLimits(shortest_deadline_s=5.0, margin_s=2.0)
 """Deadlines that pass while we watch; whoever beats each 15 s has one of 47 s."""
@@ -167,25 +171,28 @@ def _beaten(rig: Rig, now: float) -> int:
 
 
 async def load(agents: int) -> dict[str, Any]:
-    """Everybody beats each 15 s, for real; a few fall silent."""
+    """Everybody beats each 15 s, for real; then a few fall silent."""
     rig = Rig(agents, MemoryActions(now_utc), QUICK, since_s=60.0)
     offer_s = _cost_of_offering(rig.agents)
     ticking = await _share_of_ticking()
     sequence = _beaten(rig, trio.current_time())
+    late_s: list[float] = []
     async with trio.open_nursery() as nursery:
         await nursery.start(rig.service(flush_s=LOAD_S / 3).run, Pulses())
-        late_s: list[float] = []
         nursery.start_soon(_note_silence, rig, late_s)
         before, cpu, began = rig.register.accepted, cpu_s(), time.perf_counter()
-        await _beat_in_time(rig, sequence)
+        await _beat_in_time(rig, rig.agents, sequence, LOAD_S)
         beats = rig.register.accepted - before
         cpu, wall = cpu_s() - cpu, time.perf_counter() - began
+        nursery.start_soon(_say_last_words, rig, sequence + 1)
+        await _beat_in_time(rig, rig.agents[SILENT:], sequence + 1, SILENCE_S)
         nursery.cancel_scope.cancel()
     used = cpu - beats * offer_s - ticking * wall
     p50_s, p99_s = quantiles(late_s) if late_s else (float("inf"), float("inf"))
     return {
         "beats": beats,
         "beats_s": beats / wall,
+        "used_s": used,
         "share": used / wall,
         "us_beat": used / beats * 1e6,
         "silent": len(late_s),
@@ -210,22 +217,21 @@ async def _share_of_ticking() -> float:
     return (time.process_time() - cpu) / (trio.current_time() - began)
 
 
-async def _beat_in_time(rig: Rig, sequence: int) -> None:
-    """Beat for everybody in turn, in ticks; the first ones only once, and to be back in 1 s."""
-    silent = rig.agents[:SILENT]
-    others = rig.agents[SILENT:]
-    start, sent, hushed = trio.current_time(), 0, 0
-    while (elapsed_s := trio.current_time() - start) < LOAD_S:
-        for _ in range(int(elapsed_s * len(others) / BEAT_S) - sent):
-            round_, place = divmod(sent, len(others))
-            rig.register.offer(Beat(others[place], 0, sequence + round_), "http")
+async def _beat_in_time(rig: Rig, agents: list[AgentId], sequence: int, seconds: float) -> None:
+    """Beat for these in turn, each once in 15 s, in ticks."""
+    start, sent = trio.current_time(), 0
+    while (elapsed_s := trio.current_time() - start) < seconds:
+        for _ in range(int(elapsed_s * len(agents) / BEAT_S) - sent):
+            rig.register.offer(Beat(agents[sent % len(agents)], 0, sequence), "http")
             sent += 1
-        # They speak for the last time within the first two seconds.
-        while hushed < min(SILENT, elapsed_s / 2.0 * SILENT):
-            last = Beat(silent[hushed], 0, sequence, BeatStatus.RUNNING, 1.0)
-            rig.register.offer(last, "http")
-            hushed += 1
         await trio.sleep(TICK_S)
+
+
+async def _say_last_words(rig: Rig, sequence: int) -> None:
+    """Some beat one after the other, say that they will be back in 1 s, and never are."""
+    for agent in rig.agents[:SILENT]:
+        rig.register.offer(Beat(agent, 0, sequence, BeatStatus.RUNNING, 1.0), "http")
+        await trio.sleep(LAST_WORDS_S / SILENT)
 
 
 async def _note_silence(rig: Rig, late_s: list[float]) -> None:
@@ -249,6 +255,8 @@ async def whole(agents: int) -> dict[str, Any]:
     rig = Rig(agents, MemoryActions(now_utc), since_s=60.0)
     # The ids themselves belong to the configuration.
     rig.agents = everybody
+    gc.collect()
+    watched = rss_bytes()
     for agent in everybody:
         rig.register.offer(Beat(agent, 0, 0), "http")
     rig.register.take()
@@ -265,6 +273,7 @@ async def whole(agents: int) -> dict[str, Any]:
     service = rig.service()
     service._heard.update(dict.fromkeys(everybody))
     return {
+        "watched": (watched - empty) / agents,
         "young": (young - empty) / agents,
         "grown": (grown - empty) / agents,
         "scan": _timed(lambda: rig.lives.overdue(now, 5.0)) / agents * 1e6,
@@ -299,6 +308,7 @@ def child(stage: str, count: int) -> dict[str, Any]:
 
 
 def death_table() -> None:
+    print(f"load average {os.getloadavg()[0]:.1f}")
     print(
         f"{'deaths of real processes':<26} {'killed':>7} {'told':>7} {'p50 ms':>8} {'p99 ms':>8}"
         f" {'p99 of 2 s':>11} {'CPU us/death':>13}"
@@ -314,34 +324,44 @@ def death_table() -> None:
 
 def load_table(sizes: list[int]) -> None:
     print(
-        f"\n{'agents':>8} {'beats/s':>9} {'CPU us/beat':>12} {'CPU share':>10} {'silent':>7}"
-        f" {'late p50 ms':>12} {'late p99 ms':>12} {'p99 of 1.5 s':>13}"
+        f"\n{'agents':>8} {'beats/s':>9} {'CPU us/beat':>12} {'each more us':>13} {'CPU share':>10}"
+        f" {'silent':>7} {'late p50 ms':>12} {'late p99 ms':>12} {'p99 of 1.5 s':>13}"
     )
+    last = {"beats": 0, "used_s": 0.0}
     for agents in sizes:
         got = child("load", agents)
+        more = got["beats"] - last["beats"]
+        more_us = (got["used_s"] - last["used_s"]) / more * 1e6 if more > 0 else float("nan")
         print(
-            f"{agents:>8} {got['beats_s']:>9,.0f} {got['us_beat']:>12.1f}"
+            f"{agents:>8} {got['beats_s']:>9,.0f} {got['us_beat']:>12.1f} {more_us:>13.1f}"
             f" {got['share'] * 100:>8.2f} % {got['silent']:>7} {got['late_p50_ms']:>12.1f}"
             f" {got['late_p99_ms']:>12.1f} {got['late_p99_ms'] / 1e3 / GOAL_SILENCE_S:>13.4f}",
             flush=True,
         )
+        last = got
+    print("(each more: of the beats that there are more of than in the row above)")
 
 
 def whole_table(sizes: list[int]) -> None:
     print(
-        f"\n{'agents':>8} {'bytes/agent':>12} {f'with {GAPS} gaps':>14} {'amnesty us':>11}"
-        f" {'scan us':>8} {'records us':>11} {'flush us':>9} {'all of it, s':>13}"
+        f"\n{'agents':>8} {'B watched':>10} {'B heard':>8} {f'B, {GAPS} gaps':>12}"
+        f" {'of 1.5 KiB':>11} {'amnesty us':>11} {'scan us':>8} {'records us':>11} {'flush us':>9}"
+        f" {'all of it, s':>13}"
     )
     for agents in sizes:
         got = child("whole", agents)
         each = [got[name] for name in ("amnesty", "scan", "records", "flush")]
         print(
-            f"{agents:>8} {got['young']:>12,.0f} {got['grown']:>14,.0f} {each[0]:>11.2f}"
+            f"{agents:>8} {got['watched']:>10,.0f} {got['young']:>8,.0f} {got['grown']:>12,.0f}"
+            f" {got['grown'] / AIM_BYTES:>11.2f} {each[0]:>11.2f}"
             f" {each[1]:>8.2f} {each[2]:>11.2f} {each[3]:>9.2f}"
             f" {(each[0] + each[1] + each[3]) * agents / 1e6:>13.3f}",
             flush=True,
         )
-    print("(us: CPU an agent, of one amnesty, scan, making of records, flush into memory)")
+    print(
+        "(B: resident bytes an agent; us: CPU an agent, of one amnesty, scan, making of records,"
+        f" flush into memory)\nload average {os.getloadavg()[0]:.1f}"
+    )
 
 
 STAGES = {"deaths": deaths, "load": load, "whole": whole}

@@ -40,7 +40,7 @@ def test_the_form_of_an_agent(run: Run, watched: Watched) -> None:
         *("claude-code:c1", "custosd:anna", "custosd:annabel", f"custosd:{EVIL}")
     }
     for agent in listed:
-        assert list(agent) == [*AGENT, "trajectory", "verdict"]
+        assert list(agent) == [*AGENT, "trajectory", "verdict", "life"]
         assert list(agent["trajectory"]) == TRAJECTORY
         assert list(agent["verdict"]) == VERDICT
         assert agent["trajectory"]["steps"] == 4
@@ -65,7 +65,7 @@ def test_an_agent_is_named_by_its_id_or_a_part_that_only_it_has(
 def test_the_form_of_one_agent_with_its_history(run: Run, watched: Watched) -> None:
     told = json.loads(run("agents", "show", "c1", "--json", config=watched.config).stdout)
     assert list(told) == ["agent", "verdicts", "facts"]
-    assert list(told["agent"]) == [*AGENT, "trajectory", "verdict"]
+    assert list(told["agent"]) == [*AGENT, "trajectory", "verdict", "life"]
     assert [list(verdict) for verdict in told["verdicts"]] == [VERDICT] * len(told["verdicts"])
     assert {tuple(fact) for fact in told["facts"]} == {("id", "at_utc", "kind", "fact")}
     assert told["agent"]["verdict"] == told["verdicts"][0]

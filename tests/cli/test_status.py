@@ -20,7 +20,7 @@ def test_a_running_daemon_is_told_with_its_fleet(run: Run, watched: Watched) -> 
 
 def test_the_form_of_the_answer(run: Run, watched: Watched) -> None:
     told = json.loads(run("status", "--json", config=watched.config).stdout)
-    assert list(told) == ["running", "daemons", "standings", "trouble"]
+    assert list(told) == ["running", "daemons", "standings", "lives", "trouble"]
     assert told["running"] is True
     assert told["trouble"] == ""
     assert sum(told["standings"].values()) == 4

@@ -1,6 +1,7 @@
 """Chains of evidence and what is to come, composed from values."""
 
 import json
+import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -117,6 +118,14 @@ def test_evidence_is_shown_as_what_it_counts_for_now_beside_what_it_said() -> No
     ]
     assert "  beat       ok       seen 30 s ago, counts for 50 s: beat_heard" in told.lines
     assert "  transcript unknown  was ok 5 min ago, counted for 1 min: grown" in told.lines
+
+
+def test_a_death_counts_for_ever_and_the_answer_is_json_all_the_same() -> None:
+    gone = Evidence(Source.PROCESS, Value.BAD, 970.0, math.inf, "process_gone")
+    told = why(asked(LATE), life(gone), Record())
+    assert "  process    bad      seen 30 s ago, counts for ever: process_gone" in told.lines
+    (form,) = json.loads(json.dumps(told.form, allow_nan=False))["evidence"]
+    assert form["fresh_s"] is None
 
 
 def test_the_head_says_how_the_agent_stands_by_life_and_by_verdict() -> None:

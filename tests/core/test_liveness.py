@@ -42,6 +42,7 @@ class Case:
     agent: AgentId = ADA
     now: float = 1000.0
     facts: list[Fact] = field(default_factory=list)
+    told: list[tuple[float, Fact]] = field(default_factory=list)
     asked: list[float] = field(default_factory=list)
     sees: Callable[[Source], Observation | None] = lambda _: None
 
@@ -53,6 +54,7 @@ class Case:
 
     def tell(self, facts: tuple[Fact, ...]) -> None:
         self.facts += facts
+        self.told += [(self.now, fact) for fact in facts]
 
     def beat(self, status: BeatStatus = RUNNING, **fields: object) -> None:
         self.sequence += 1
@@ -515,6 +517,24 @@ def test_an_idle_agent_that_is_silent_is_not_hung_for_doing_nothing() -> None:
     case.beat(IDLE)
     case.pass_time(24 * 3600)
     assert case.health[:2] == (Condition.LATE, Value.UNKNOWN)
+
+
+def test_a_stopped_process_is_told_of_the_moment_that_no_work_vouches_for_it_any_more() -> None:
+    """Its last work was seen after its last beat: the deadline of silence comes first."""
+    case = Case()
+    case.beat()
+    case.pass_time(20)
+    case.tell(case.lives.grown(ADA, case.now))
+    worked_at = case.now
+    case.sees = lambda source: STOPPED if source is Source.PROCESS else unseen(source)
+    case.pass_time(300)
+    assert case.state is AgentState.UNRESPONSIVE
+    told_at = next(
+        at
+        for at, fact in case.told
+        if isinstance(fact, LifeChanged) and fact.condition is Condition.HUNG
+    )
+    assert told_at == worked_at + 50
 
 
 def test_a_silent_agent_whose_process_stands_stopped_is_hung_after_its_deadline() -> None:

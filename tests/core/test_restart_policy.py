@@ -283,6 +283,18 @@ def test_budgets_are_the_same_after_our_own_restart(known: list[PastRestart]) ->
     assert first.fleet_ready_at(NOW) == pytest.approx(second.fleet_ready_at(NOW))
 
 
+def test_what_a_person_orders_uses_up_nothing_of_the_fleets_budget() -> None:
+    """Whoever dies after a dozen orders is healed as if there had been none."""
+    ordered = [
+        replace(past(NOW, AgentId(f"o{number}")), cause=Cause.REQUESTED, anew=True)
+        for number in range(12)
+    ]
+    known = history(*ordered)
+    assert known.fleet_ready_at(NOW) == NOW
+    assert known.host_ready_at("h1", NOW) == NOW
+    assert decide(case(), known, Incidents(LIMITS), NOW, NOON).move is Move.RESTART
+
+
 def test_a_wall_clock_that_was_set_back_does_not_stop_restarts() -> None:
     row = Restart("r", ADA, "k", Cause.CRASH, "", "custosd", 0, 1, NOON + timedelta(hours=5))
     assert past_of(row, "h1", NOW, NOON, 0.0).at == NOW

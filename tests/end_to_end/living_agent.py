@@ -16,8 +16,7 @@ sys.path.insert(0, sys.argv[2])
 
 from custosd.client import Client  # noqa: E402 - found by what it was started with
 
-os.environ["CUSTOSD_INBOX"] = str(home / "inbox")
-client = Client(socket=str(home / "state/run/beats.sock"))
+client = Client()  # all of it from the environment that the daemon gives
 with (home / "lives").open("a") as lives:
     lives.write(f"{os.getpid()} {os.environ.get('CUSTOSD_EPOCH', '')}\n")
 work = home / "work" / "file"

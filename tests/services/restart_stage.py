@@ -273,6 +273,7 @@ class Daemon:
     agents: Mapping[AgentId, Supervised]
     settings: RestarterSettings = field(default_factory=RestarterSettings)
     owner: str = "first"
+    predecessors: frozenset[str] = frozenset()
     uncontrolled: frozenset[AgentId] = frozenset()
     tasks: Mapping[AgentId, str] = field(default_factory=dict)
     cuts: Cuts | None = None
@@ -308,6 +309,7 @@ class Daemon:
             self.now_utc,
             jitter=lambda: 0.0,
             new_id=self.new_id,
+            ended=self.predecessors.__contains__,
         )
         return Restarter(ports, self.view, self.agents, self.settings, self.owner)
 

@@ -90,8 +90,10 @@ class CountingActions(MemoryActions):
     def __init__(self) -> None:
         super().__init__()
         self.saved: list[list[LifeRecord]] = []
+        self.takes_s = 0.0
 
     async def save_lives(self, lives: Sequence[LifeRecord]) -> None:
+        await trio.sleep(self.takes_s)
         await super().save_lives(lives)
         self.saved.append(list(lives))
 
@@ -463,6 +465,22 @@ async def test_at_the_end_all_that_was_heard_is_stored(stage: Stage, autojump_cl
         await trio.sleep(1)
         nursery.cancel_scope.cancel()
     assert [record.sequence for record in stage.store.saved[-1]] == [1]
+
+
+async def test_what_is_heard_during_a_save_is_stored_by_the_next(
+    stage: Stage, autojump_clock: Clock, nursery: trio.Nursery
+) -> None:
+    await nursery.start(stage.run)
+    await stage.beating(60)
+    stage.store.takes_s = 5.0
+    stage.say(ADA)
+    saves = len(stage.store.saved)
+    await trio.sleep(12)
+    assert len(stage.store.saved) == saves
+    stage.say(ADA)
+    await trio.sleep(20)
+    assert stage.store.saved[-1][0].sequence == stage.sequence
+    nursery.cancel_scope.cancel()
 
 
 async def test_refusals_are_told_once_a_minute_as_counts(

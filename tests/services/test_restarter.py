@@ -553,6 +553,41 @@ async def test_a_daemon_that_dies_in_mid_restart_is_followed_by_one_that_ends_it
     assert second.view.value.hands.lives[ADA].state is AgentState.RUNNING
 
 
+async def test_the_lease_of_a_daemon_that_is_no_more_holds_nobody_up(
+    machine: Machine, now_utc: NowUtc, autojump_clock: Clock, nursery: trio.Nursery
+) -> None:
+    """Its agent is down already: it comes back at once, and not when the lease runs out."""
+    first = another(machine, now_utc)
+    first.cuts = Cuts(12, after=True)
+    first.restarter = first.make_restarter()
+
+    async def until_the_cut() -> None:
+        try:
+            await first.run()
+        except* PowerCut:
+            pass
+
+    nursery.start_soon(until_the_cut)
+    await trio.sleep(30)
+    machine.end(ADA)
+    await trio.sleep(10)
+    first.scope.cancel()
+    await trio.sleep(1)
+    assert ADA not in machine.workers
+    second = Daemon(
+        machine,
+        first.store,
+        now_utc,
+        first.agents,
+        owner="second",
+        predecessors=frozenset({"first"}),
+    )
+    await nursery.start(second.run)
+    await trio.sleep(15)
+    assert started(machine) == [ADA]
+    assert second.view.value.hands.lives[ADA].state is AgentState.RUNNING
+
+
 async def test_two_daemons_on_one_store_restart_an_agent_once(
     daemon: Daemon, machine: Machine, autojump_clock: Clock, nursery: trio.Nursery
 ) -> None:

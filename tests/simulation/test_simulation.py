@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import structlog
 from tests.simulation.faults import QUIET, Rates
 from tests.simulation.run import quiet_logs, simulate, summary
 from tests.simulation.witness import Excuses
@@ -11,6 +12,8 @@ from tests.simulation.witness import Excuses
 @pytest.fixture(autouse=True)
 def silence():
     quiet_logs()
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.mark.timeout(300)

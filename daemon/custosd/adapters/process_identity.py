@@ -48,6 +48,26 @@ def is_gone(process: ProcessIdentity) -> bool | None:
     return state in _REMAINS or started_ticks != process.started_ticks
 
 
+def own_name(program: str) -> str:
+    """This very process, by a name that no other one has, on whatever machine; see `has_ended`."""
+    own = identify(os.getpid())
+    ticks = 0 if own is None else own.started_ticks
+    return ":".join((program, os.uname().nodename, *_world(), str(os.getpid()), str(ticks)))
+
+
+def has_ended(name: str) -> bool:
+    """Whether the process that had this `own_name` is known to be no more.
+
+    False for one of another machine, boot, or space of process ids: nothing is known of it.
+    """
+    try:
+        *_, boot, space, pid, ticks = name.split(":")
+        process = ProcessIdentity(int(pid), int(ticks), boot_id())
+    except ValueError:
+        return False
+    return (boot, space) == _world() and process.started_ticks > 0 and is_gone(process) is True
+
+
 def parent_of(pid: int) -> int | None:
     """The id of a process's parent; None where that can not be seen."""
     try:
@@ -60,6 +80,16 @@ def parent_of(pid: int) -> int | None:
 def boot_id() -> str:
     """This boot of this machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+@cache
+def _world() -> tuple[str, str]:
+    """In what a process id means the same: this boot, and this space of process ids."""
+    try:
+        space = str(Path("/proc/self/ns/pid").stat().st_ino)
+    except OSError:
+        space = "?"
+    return boot_id(), space
 
 
 def _nobody_has(pid: int) -> bool:

@@ -11,7 +11,6 @@ Laws:
 4. Whatever a connection dies of, only that connection dies of it.
 """
 
-import math
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, cast
@@ -20,12 +19,12 @@ import h11
 import structlog
 import trio
 from hypercorn.config import Config
-from hypercorn.events import Event, Updated
+from hypercorn.events import Event, RawData, Updated
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import AppWrapper, ConnectionState
+from hypercorn.typing import AppWrapper, ConnectionState, H11SendableEvent
 from hypercorn.utils import parse_socket_addr
 
 from custosd.api.answers import encoded
@@ -73,19 +72,33 @@ class BoundedStream(trio.abc.HalfCloseableStream):
 class _Http1(H11Protocol):
     """Law 2."""
 
+    _unsent = b""
+
     async def _check_protocol(self, event: h11.Request) -> None:
         # An `Upgrade` may be ignored (RFC 9110, 7.8), and is.
         pass
 
     async def _create_stream(self, request: h11.Request) -> None:
-        headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
-        plain = h11.Request(
-            method=request.method,
-            target=request.target,
-            headers=headers,
-            http_version=request.http_version,
-        )
-        await super()._create_stream(plain)
+        if any(name == b"upgrade" for name, _ in request.headers):
+            request = h11.Request(
+                method=request.method,
+                target=request.target,
+                headers=[(name, value) for name, value in request.headers if name != b"upgrade"],
+                http_version=request.http_version,
+            )
+        await super()._create_stream(request)
+
+    async def _send_h11_event(self, event: H11SendableEvent) -> None:
+        # The head of an answer waits for what follows it: one packet, not two or three.
+        try:
+            self._unsent += self.connection.send(event) or b""
+        except h11.LocalProtocolError:
+            if self.connection.their_state is not h11.ERROR:
+                raise
+            return
+        if self._unsent and not isinstance(event, h11.Response):
+            data, self._unsent = self._unsent, b""
+            await self.send(RawData(data))
 
     async def _send_error_response(self, status_code: int) -> None:
         # What was garbled is its sender's fault, whatever h11 proposes (501 for a coding).
@@ -149,15 +162,19 @@ class Connection(TCPServer):
                 state = ConnectionState({})
                 parts = (self.app, self.config, self.context, tasks, state, False, client, server)
                 self.protocol = cast("Any", _Http1(*parts, self.protocol_send))
-                await self.idle_task.restart(tasks, self._idle_timeout)
+                self._allow(self.config.keep_alive_timeout)
                 await self._read_data()
         finally:
             await self._close()
 
     async def protocol_send(self, event: Event) -> None:
         """What hypercorn's protocol wants sent, or noted."""
-        if isinstance(event, Updated):
-            self.idle = event.idle
-            now = trio.current_time()
-            self._scope.deadline = math.inf if event.idle else now + self._request_s
-        await super().protocol_send(event)
+        if not isinstance(event, Updated):
+            await super().protocol_send(event)
+            return
+        # A deadline in place of hypercorn's task that waits for the end of each idle time.
+        self.idle = event.idle
+        self._allow(self.config.keep_alive_timeout if event.idle else self._request_s)
+
+    def _allow(self, seconds: float) -> None:
+        self._scope.deadline = trio.current_time() + seconds

@@ -138,6 +138,9 @@ class _House:
     async def close(self) -> None:
         """Let idle connections go, and others after their request."""
         await self._context.terminated.set()
+        for connection in tuple(self._open):
+            if connection.idle:
+                connection.show_out()
 
     def _make_room(self) -> bool:
         oldest = next((one for one in self._open if one.idle), None)

@@ -4,11 +4,12 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import click
 
+from custosd.adapters.postgres.actions import PostgresActions
 from custosd.adapters.postgres.store import PostgresStore
 from custosd.app import open_postgres
 from custosd.cli.exit_codes import NOT_RUNNING, OK, STATUS_UNKNOWN
@@ -24,8 +25,10 @@ from custosd.cli.showing import (
     standing_text,
 )
 from custosd.config.settings import Config
+from custosd.core.agents import AgentId, AgentRef, RunId
 from custosd.core.errors import CustosdError, StoreError, StoreUnavailable
 from custosd.core.facts import Entry, kind_of
+from custosd.core.lives import LifeRecord
 from custosd.core.verdicts import Verdict
 from custosd.core.view import AgentView
 from custosd.ports import DaemonBeat
@@ -52,13 +55,16 @@ def status(ctx: click.Context, *, as_json: bool) -> None:
     Exits with 0 if it runs, 3 if it does not, 4 if that could not be found out.
 
     \b
-    JSON:    running (true, false, or null: not known) daemons standings trouble
+    JSON:    running (true, false, or null: not known) daemons standings lives
+             trouble
     daemon:  name pid version started_utc beat_utc agents sweeps stopped
-    `daemons` are those that live; where none does, the one that lived last.
+    `daemons` are those that live; where none does, the one that lived last. `standings`
+    count how agents get on by their transcripts, `lives` the states of those that beat or
+    have a table of their own.
     """  # noqa: D301 - click's mark of a paragraph that is not wrapped
     config = settings(ctx)
     log_for_a_command(ctx)
-    beats, agents, trouble, known = run_to_the_end(_status, config)
+    beats, agents, lives, trouble, known = run_to_the_end(_status, config)
     now = datetime.now(UTC)
     fresh = timedelta(seconds=STALE_S)
     alive = [beat for beat in beats if not beat.stopped and now - beat.beat_utc < fresh]
@@ -67,6 +73,7 @@ def status(ctx: click.Context, *, as_json: bool) -> None:
             "running": bool(alive) if known else None,
             "daemons": [daemon_form(beat) for beat in alive or beats[:1]],
             "standings": dict(Counter(agent.standing.value for agent in agents)),
+            "lives": dict(Counter(life.state.value for life in lives)),
             "trouble": trouble,
         }
         click.echo(json.dumps(answer, indent=2))
@@ -76,26 +83,32 @@ def status(ctx: click.Context, *, as_json: bool) -> None:
         last = f"; the last sign of life is {age(beats[0].beat_utc, now)} old" if beats else ""
         click.echo(f"custosd is not running{last}" + (f" ({trouble})" if trouble else ""))
     else:
-        _say_status(alive, agents, now)
+        _say_status(alive, agents, lives, now)
     sys.exit((OK if alive else NOT_RUNNING) if known else STATUS_UNKNOWN)
 
 
 async def _status(
     config: Config,
-) -> tuple[tuple[DaemonBeat, ...], tuple[AgentView, ...], str, bool]:
-    """Signs of life, agents, trouble; and whether these tell if a daemon runs."""
+) -> tuple[tuple[DaemonBeat, ...], tuple[AgentView, ...], tuple[LifeRecord, ...], str, bool]:
+    """Signs of life, agents, lives, trouble; and whether these tell if a daemon runs."""
     try:
         async with open_postgres(config, os.environ, serve=False) as database:
             store = PostgresStore(database)
-            return await store.beats(), (await store.restore()).agents, "", True
+            agents, lives = (await store.restore()).agents, await PostgresActions(database).lives()
+            return await store.beats(), agents, lives, "", True
     except StoreError as error:
         # Our own server runs whenever the daemon does, but it may be closed to this user;
         # another's may only be out of reach.
         known = isinstance(error, StoreUnavailable) and not config.store.dsn
-        return (), (), str(error), known
+        return (), (), (), str(error), known
 
 
-def _say_status(alive: Sequence[DaemonBeat], agents: Sequence[AgentView], now: datetime) -> None:
+def _say_status(
+    alive: Sequence[DaemonBeat],
+    agents: Sequence[AgentView],
+    lives: Sequence[LifeRecord],
+    now: datetime,
+) -> None:
     look = Look()
     for beat in alive:
         look.line(
@@ -106,6 +119,9 @@ def _say_status(alive: Sequence[DaemonBeat], agents: Sequence[AgentView], now: d
         )
     for standing, count in Counter(agent.standing for agent in agents).most_common():
         look.line(f"  {count:5} ", standing_text(standing))
+    if lives:
+        counted = Counter(life.state.value for life in lives).most_common()
+        look.line("  lives: ", ", ".join(f"{count} {state}" for state, count in counted))
 
 
 @click.group("agents")
@@ -121,7 +137,8 @@ def list_agents(ctx: click.Context, *, as_json: bool) -> None:
 
     \b
     JSON, for each agent:  agent run format path parent state standing
-                           seen_utc grown_utc trajectory verdict
+                           seen_utc grown_utc trajectory verdict life
+    life:        state epoch since_utc heard_utc
     trajectory:  goal focus phase activity waiting_on end steps errors edits
                  tests_run tests_passed_at last_edit_at last_step_utc
                  written usage
@@ -134,19 +151,38 @@ def list_agents(ctx: click.Context, *, as_json: bool) -> None:
     """  # noqa: D301 - click's mark of a paragraph that is not wrapped
     config = settings(ctx)
     log_for_a_command(ctx)
-    found = run_to_the_end(_agents, config)
+    found, lives = run_to_the_end(_agents, config)
     if as_json:
-        click.echo(json.dumps([agent_form(view) for view in found], indent=2))
+        forms = [agent_form(view, lives.get(view.ref.agent)) for view in found]
+        click.echo(json.dumps(forms, indent=2))
     elif found:
         look = Look()
-        look.console.print(agent_table(found, datetime.now(UTC), look.console.width))
+        look.console.print(agent_table(found, datetime.now(UTC), look.console.width, lives))
     else:
-        click.echo("no agents yet: nothing has grown below the roots of [transcripts]")
+        click.echo(
+            "no agents yet: nothing has grown below the roots of [transcripts], nobody has sent"
+            " a beat, and there is no [[agent]]"
+        )
 
 
-async def _agents(config: Config) -> tuple[AgentView, ...]:
+async def _agents(config: Config) -> tuple[tuple[AgentView, ...], Mapping[AgentId, LifeRecord]]:
+    """All agents, and the lives of those that have one that is watched."""
     async with open_postgres(config, os.environ, serve=False) as database:
-        return (await PostgresStore(database).restore()).agents
+        views = (await PostgresStore(database).restore()).agents
+        return with_lives(views, await PostgresActions(database).lives())
+
+
+def with_lives(
+    views: Sequence[AgentView], lives: Sequence[LifeRecord]
+) -> tuple[tuple[AgentView, ...], Mapping[AgentId, LifeRecord]]:
+    """Whoever has a run, and whoever has a life; of the latter alone no transcript is known."""
+    known = {view.ref.agent for view in views}
+    others = [
+        AgentView(AgentRef(life.agent, RunId("")), "", "", "", life.since_utc, life.state)
+        for life in lives
+        if life.agent not in known
+    ]
+    return (*views, *others), {life.agent: life for life in lives}
 
 
 @agents.command("show")
@@ -164,27 +200,30 @@ def show_agent(ctx: click.Context, agent: str, *, as_json: bool) -> None:
     """  # noqa: D301 - click's mark of a paragraph that is not wrapped
     config = settings(ctx)
     log_for_a_command(ctx)
-    view, verdicts, entries = run_to_the_end(_history, config, agent)
+    view, life, verdicts, entries = run_to_the_end(_history, config, agent)
     if as_json:
         answer = {
-            "agent": agent_form(view),
+            "agent": agent_form(view, life),
             "verdicts": [verdict_form(verdict) for verdict in verdicts],
             "facts": [entry_form(entry) for entry in entries],
         }
         click.echo(json.dumps(answer, indent=2))
     else:
-        _show(view, verdicts, entries)
+        _show(view, life, verdicts, entries)
 
 
 async def _history(
     config: Config, part: str
-) -> tuple[AgentView, tuple[Verdict, ...], tuple[Entry, ...]]:
+) -> tuple[AgentView, LifeRecord | None, tuple[Verdict, ...], tuple[Entry, ...]]:
     async with open_postgres(config, os.environ, serve=False) as database:
         store = PostgresStore(database)
-        view = _chosen((await store.restore()).agents, part)
+        views = (await store.restore()).agents
+        views, lives = with_lives(views, await PostgresActions(database).lives())
+        view = _chosen(views, part)
         agent = view.ref.agent
         verdicts = await store.recent_verdicts([agent], VERDICTS_SHOWN)
-        return view, verdicts.get(agent, ()), await store.recent_entries(agent, FACTS_SHOWN)
+        entries = await store.recent_entries(agent, FACTS_SHOWN)
+        return view, lives.get(agent), verdicts.get(agent, ()), entries
 
 
 def _chosen(views: Sequence[AgentView], part: str) -> AgentView:
@@ -200,13 +239,22 @@ def _chosen(views: Sequence[AgentView], part: str) -> AgentView:
     raise NoSuchAgent(printable(f"{problem} {part!r} in the id; there is: {listed}", 2_000).plain)
 
 
-def _show(view: AgentView, verdicts: Sequence[Verdict], entries: Sequence[Entry]) -> None:
+def _show(
+    view: AgentView,
+    life: LifeRecord | None,
+    verdicts: Sequence[Verdict],
+    entries: Sequence[Entry],
+) -> None:
     look = Look()
     now = datetime.now(UTC)
     look.line(printable(view.ref.agent, 400), style="bold")
     look.line(f"    {'standing':<11}", standing_text(view.standing))
     look.row("state", view.state)
-    look.row("transcript", f"{view.path} ({view.format})", 1_000)
+    if life is not None:
+        heard = f"heard {age(life.heard_utc, now)} ago" if life.heard_utc else "never heard"
+        since = age(life.since_utc, now)
+        look.row("life", f"{life.state} for {since}, epoch {life.epoch}, {heard}; see custosd why")
+    look.row("transcript", f"{view.path} ({view.format})" if view.path else "none known", 1_000)
     look.row("seen", f"{age(view.seen_utc, now)} ago, grown {age(view.grown_utc, now)} ago")
     if view.digest is not None:
         digest = view.digest

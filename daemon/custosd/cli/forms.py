@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from custosd.core.facts import Entry, kind_of
+from custosd.core.lives import LifeRecord
 from custosd.core.signals import Signal
 from custosd.core.trajectory import TrajectoryDigest
 from custosd.core.transcript import Step
@@ -107,8 +108,8 @@ def verdict_form(verdict: Verdict) -> Form:
     return about | judgement_form(verdict.judgement, verdict.signals)
 
 
-def agent_form(view: AgentView) -> Form:
-    """One agent as it stands."""
+def agent_form(view: AgentView, life: LifeRecord | None = None) -> Form:
+    """One agent as it stands, with its life where that is watched."""
     about = _plain(
         agent=view.ref.agent,
         run=view.ref.run,
@@ -123,6 +124,14 @@ def agent_form(view: AgentView) -> Form:
     return about | {
         "trajectory": trajectory_form(view.digest) if view.digest else None,
         "verdict": verdict_form(view.verdict) if view.verdict else None,
+        "life": None
+        if life is None
+        else _plain(
+            state=life.state,
+            epoch=life.epoch,
+            since_utc=life.since_utc,
+            heard_utc=life.heard_utc,
+        ),
     }
 
 

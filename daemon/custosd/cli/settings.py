@@ -69,11 +69,15 @@ def log_for_a_command(ctx: click.Context) -> None:
 
 def run_to_the_end(afn: Callable[..., Awaitable[T]], *args: Any) -> T:
     """`trio.run`, with custosd's own errors told in a line and turned into exit codes."""
+    error: BaseException | None = None
     try:
-        return trio.run(afn, *args, strict_exception_groups=True)
+        value = trio.run(afn, *args, strict_exception_groups=True)
     except* CustosdError as group:
-        end_on(_first(group))
-    raise AssertionError  # the errors of a group are re-raised, or end the process
+        # Not ended here: beside an error that is not ours that would be a group, too.
+        error = _first(group)
+    if error is not None:
+        end_on(error)
+    return value
 
 
 def say_if_forced(forced: bool) -> None:

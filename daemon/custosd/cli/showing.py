@@ -3,13 +3,15 @@
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from custosd.core.agents import AgentId
+from custosd.core.lives import LifeRecord
 from custosd.core.signals import Signal
 from custosd.core.verdicts import Standing
 from custosd.core.view import AgentView
@@ -90,25 +92,41 @@ def signal_text(signal: Signal) -> str:
     return f"{signal.kind.replace('_', ' ')}{at}{about}"
 
 
-def agent_table(agents: Iterable[AgentView], now: datetime, width: int) -> Table:
-    """One row an agent: who, how far, how it stands and why, within `width` columns."""
+def agent_table(
+    agents: Iterable[AgentView],
+    now: datetime,
+    width: int,
+    lives: Mapping[AgentId, LifeRecord] | None = None,
+) -> Table:
+    """One row an agent: who, how far, how it stands and why, within `width` columns.
+
+    With a column for `lives` where anybody has one.
+    """
     rows = sorted(agents, key=lambda view: view.ref.agent)
     longest = max((len(view.ref.agent) for view in rows), default=0)
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("agent", no_wrap=True, overflow="ellipsis", max_width=max(24, width // 3))
     table.add_column("standing", no_wrap=True)
+    if lives:
+        table.add_column("life", no_wrap=True)
     table.add_column("steps", no_wrap=True, justify="right")
     table.add_column("grown", no_wrap=True, justify="right")
     table.add_column("why", overflow="fold")
     others = min(longest, max(24, width // 3)) + len("done untested") + 5 + 6 + 4 * 2
+    if lives:
+        others += max(len(life.state) for life in lives.values()) + 2
     lines = 3 if width < NARROW else 2
     limit = max(60, lines * (width - others) - 12)
     for view in rows:
         judgement = view.verdict.judgement if view.verdict else None
         why = (judgement.summary or judgement.unknown_reason) if judgement else "not judged yet"
+        if not view.path and not judgement:
+            why = "no transcript of it is known"
+        life = (lives or {}).get(view.ref.agent)
         table.add_row(
             printable(view.ref.agent),
             standing_text(view.standing),
+            *([life.state.value if life else ""] if lives else []),
             str(view.digest.steps if view.digest else 0),
             age(view.grown_utc, now),
             printable(shortened(why), limit),

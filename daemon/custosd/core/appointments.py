@@ -43,6 +43,18 @@ def next_rung_at(life: Ledger, limits: LivenessLimits, now: float, slowness: flo
     return excused_until if excused_until > now else math.inf
 
 
+def turn_at(life: Ledger, limits: LivenessLimits, now: float) -> float:
+    """When what was seen begins to count by the passing of time alone; inf if never.
+
+    That a process stands stopped counts once the work that was seen before it is too old.
+    """
+    look = life.looks.get(Source.PROCESS)
+    if look is None or look.stopped_since is None:
+        return math.inf
+    at = life.worked_at + life.suspect_s(limits)
+    return at if at > now else math.inf
+
+
 def look_at(life: Ledger, limits: LivenessLimits, slowness: float = 1.0) -> float:
     """When it should be looked at next; inf where it need not be, or there is no way."""
     looks = life.watched.sources - {Source.BEAT}

@@ -4,6 +4,7 @@ Law: a line has no text of agents in it: codes, names, numbers, and what a perso
 reason. Who shows it makes it fit for a terminal all the same.
 """
 
+import math
 from datetime import UTC, datetime
 
 from custosd.core.agents import AgentId
@@ -48,7 +49,9 @@ _Own = (
 
 
 def in_words(seconds: float) -> str:
-    """A duration in its largest whole unit: "42 s", "6 min", "2 h", "5 d"."""
+    """A duration in its largest whole unit: "42 s", "6 min", "2 h", "5 d"; "ever"."""
+    if seconds == math.inf:
+        return "ever"
     whole = max(0, round(seconds))
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
         if whole >= size:

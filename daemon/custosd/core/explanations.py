@@ -8,6 +8,7 @@ Laws:
    shown as what it counts for now (unknown), beside what it said then.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -341,9 +342,14 @@ def _evidence_form(piece: Evidence, now: float) -> Form:
         "value": piece.value_at(now).value,
         "said": piece.value.value,
         "detail": piece.detail,
-        "age_s": round(max(now - piece.at, 0.0), 3),
-        "fresh_s": piece.fresh_s,
+        "age_s": _finite(max(now - piece.at, 0.0)),
+        "fresh_s": _finite(piece.fresh_s),
     }
+
+
+def _finite(seconds: float) -> float | None:
+    """Rounded, or None for "ever", which JSON has no number for."""
+    return round(seconds, 3) if math.isfinite(seconds) else None
 
 
 def _run_form(run: AgentView) -> Form:

@@ -24,7 +24,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from custosd.core.agents import AgentId, AgentState, path_to
-from custosd.core.appointments import listens, look_at, next_rung_at, rung_at
+from custosd.core.appointments import listens, look_at, next_rung_at, rung_at, turn_at
 from custosd.core.beats import LONGEST_WAIT_S, Beat, BeatStatus, ReceivedBeat
 from custosd.core.evidence import (
     Condition,
@@ -126,6 +126,7 @@ class Life(Ledger):
     good_beats: int = 0
     quarantined: bool = False
     next_at: float = math.inf
+    turns_at: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -534,7 +535,7 @@ class Lives:
             agent = heapq.heappop(self._heap)[1]
             life = self._lives[agent]
             life.next_at = math.inf
-            if life.reason and self._next(life, now) > now:
+            if life.reason and life.turns_at > now and self._next(life, now) > now:
                 self._plan(life, now)  # it was heard meanwhile: nothing is due yet
                 continue
             facts += self._climb(life, now)
@@ -555,7 +556,7 @@ class Lives:
             if life.looking_since is not None and life.looking_since < now - LOOK_LOST_S:
                 life.looking_since, life.looked_at = None, now
                 lost.append(agent)
-            elif self._next(life, now) < now - late_s and life.next_at > now:
+            elif min(self._next(life, now), life.turns_at) < now - late_s and life.next_at > now:
                 lost.append(agent)
         for agent in lost:
             self._lives[agent].next_at = math.inf
@@ -586,7 +587,8 @@ class Lives:
         )
 
     def _plan(self, life: Life, now: float) -> None:
-        at = min(next_rung_at(life, self._limits, now), look_at(life, self._limits))
+        life.turns_at = turn_at(life, self._limits, now)
+        at = min(next_rung_at(life, self._limits, now), look_at(life, self._limits), life.turns_at)
         if at <= now < self._next(life, now):
             # Only our own slowness puts it off; that may pass.
             at = min(now + SLOW_RECHECK_S, self._next(life, now))

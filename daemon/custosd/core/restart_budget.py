@@ -6,6 +6,8 @@ Laws:
 2. Times (`at`) are trio's clock; a stored restart is brought onto it once, when it is read
    (`past_of`), so that a wall clock that is set neither lifts a budget nor stops all work.
 3. A restart that was abandoned did nothing and costs nothing but a pause.
+4. What a person orders neither waits for the budgets of the fleet and the hosts nor uses them
+   up: the agents that die meanwhile are healed all the same.
 """
 
 import math
@@ -199,6 +201,8 @@ class RestartHistory:
         self._account(before is not None and before.counts, past)
 
     def _account(self, was_counted: bool, past: PastRestart) -> None:  # noqa: FBT001 - a state, not an option
+        if past.cause is Cause.REQUESTED:
+            return
         on_host = self._hosts.get(past.host, Bucket())
         if past.counts and not was_counted:
             here = self.agents.get(past.host, 0)

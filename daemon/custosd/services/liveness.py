@@ -335,6 +335,9 @@ class LivenessWatch:
         most = len(self._heard) if everything else MOST_HEARD
         heard = [agent for agent, _ in zip(self._heard, range(most), strict=False)]
         taken, self._changed = self._changed, set()
+        # Before the wait: whoever is heard meanwhile has to be stored again.
+        for agent in heard:
+            del self._heard[agent]
         agents = sorted(taken.union(heard))
         now, now_utc = trio.current_time(), self._ports.now_utc()
         found = [self.lives.record(agent, now, now_utc) for agent in agents]
@@ -347,20 +350,23 @@ class LivenessWatch:
             # Repeating it would be refused again; the next changes are tried anew.
             log.error("lives.refused", count=len(records), error=str(error))
         except StoreConflict:
-            self._changed |= taken
+            self._put_back(taken, heard)
             return
         except StoreUnavailable as error:
-            self._changed |= taken
+            self._put_back(taken, heard)
             if self._store_away_at is None:
                 self._store_away_at = now
                 log.warning("store.lost", during="lives", error=str(error), waiting=len(records))
             return
         except trio.Cancelled:
-            self._changed |= taken
+            self._put_back(taken, heard)
             raise
-        for agent in heard:
-            self._heard.pop(agent, None)
         await self._store_answered(now)
+
+    def _put_back(self, taken: set[AgentId], heard: Sequence[AgentId]) -> None:
+        self._changed |= taken
+        # They go to the front again: they have waited for longest.
+        self._heard = dict.fromkeys([*heard, *self._heard])
 
     async def _store_answered(self, now: float) -> None:
         if self._store_away_at is None:

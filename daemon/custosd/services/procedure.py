@@ -125,7 +125,8 @@ class ProcedurePorts:
     """What one restart of one agent works with.
 
     `withheld` says why the agent may not be acted upon right now ("": it may); it is asked
-    right before each act. `beats`: whether the agent sends heartbeats.
+    right before each act. `beats`: whether the agent sends heartbeats. `ended` says whether
+    a daemon, by the name that it has in leases, is known to be no more.
     """
 
     store: ActionStore
@@ -137,6 +138,7 @@ class ProcedurePorts:
     withheld: Callable[[Restart], str]
     hand_over: Callable[[Restart], HandOver]
     beats: bool = True
+    ended: Callable[[str], bool] = lambda _owner: False
 
 
 class _Ended(Exception):
@@ -203,6 +205,9 @@ class Procedure:
     async def _take_lease(self) -> None:
         started_utc = self.ports.now_utc()
         lease = await self._with_store("lease", self._ask_lease)
+        if lease is None and self.restart.owner and self.ports.ended(self.restart.owner):
+            # It was killed in the middle: its lease is nobody's, and the agent may be down.
+            lease = await self._with_store("lease", self._inherit_lease)
         if lease is None:
             raise LeaseLost(f"{self.restart.agent} is being restarted by another daemon")
         # Whoever had the lease before may have gone on since this was read.
@@ -510,6 +515,10 @@ class Procedure:
         # It runs from some time after the question on: reckoned from before, it is never longer.
         self._leased_at = trio.current_time()
         return await self.ports.store.take_lease(self._lease_name, self.owner, self.limits.lease_s)
+
+    async def _inherit_lease(self) -> Lease | None:
+        await self.ports.store.release_lease(self._lease_name, self.restart.owner)
+        return await self._ask_lease()
 
     async def _keep_lease(self) -> None:
         """Renew a lease that has used up half its time, so that a long wait does not lose it."""

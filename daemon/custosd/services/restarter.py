@@ -76,6 +76,9 @@ SHORTEST_WAIT_S = 0.05
 STORE_RETRY_S = 5.0
 """How soon a restart that could not be written down is tried again."""
 
+LEASE_RETRY_S = 5.0
+"""How soon a restart that another daemon carries out is looked at again."""
+
 BREAKER_LOOK_S = 15.0
 """How often an open breaker is looked at: it closes by the time that passes alone."""
 
@@ -137,7 +140,10 @@ class RestarterSettings:
 
 @dataclass(frozen=True, slots=True)
 class RestarterPorts:
-    """What a restarter works with. `jitter` gives numbers in [0, 1), `new_id` names restarts."""
+    """What a restarter works with. `jitter` gives numbers in [0, 1), `new_id` names restarts.
+
+    `ended`: see `procedure.ProcedurePorts`.
+    """
 
     store: ActionStore
     controls: Mapping[AgentId, AgentControl]
@@ -148,6 +154,7 @@ class RestarterPorts:
     now_utc: Callable[[], datetime]
     jitter: Callable[[], float] = random.random
     new_id: Callable[[], str] = lambda: uuid.uuid4().hex
+    ended: Callable[[str], bool] = lambda _owner: False
 
 
 _NO_AGENT = Supervised()
@@ -591,7 +598,7 @@ class Restarter:
                 await self._run(stored)
         except LeaseLost as error:
             log.info("restart.left", agent=agent, restart=restart.id, reason=str(error))
-            self._put_back(restart, self._settings.steps.lease_s)
+            self._put_back(restart, LEASE_RETRY_S)
         except StoreUnavailable as error:
             log.warning("store.lost", during="restart", error=str(error), waiting=1)
             self._put_back(restart, STORE_RETRY_S)
@@ -665,6 +672,7 @@ class Restarter:
             self._withheld,
             self._hand_over,
             self._of(agent).beats,
+            self._ports.ended,
         )
         procedure = Procedure(restart, ports, self._settings.steps, self._owner)
         ended = await procedure.run()

@@ -225,7 +225,8 @@ class Steerer:
 
     def _why_not(self, agent: AgentId) -> ActAnswer | None:
         if agent not in self._channels:
-            if agent not in self._view.value.agents:
+            view = self._view.value
+            if agent not in view.agents and agent not in view.hands.lives:
                 return ActAnswer(ActOutcome.UNKNOWN_SUBJECT, f"no agent {agent}")
             message = f"{agent} has no channel: give its [[agent]] table one"
             return ActAnswer(ActOutcome.REFUSED, message)

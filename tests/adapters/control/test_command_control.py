@@ -237,9 +237,11 @@ async def test_what_can_not_be_started_says_why(tmp_path: Path) -> None:
     nowhere = CommandControl(ADA, ["true"], tmp_path, workspace=tmp_path / "none", within_unit=True)
     with pytest.raises(ControlError) as caught:
         await nowhere.spawn("r-1", TOLD)
-    assert caught.value.reason == "not_started"
+    assert caught.value.reason == "no_workspace"
+    assert str(tmp_path / "none") in str(caught.value)
+    somewhere = CommandControl(ADA, ["true"], tmp_path, within_unit=True)
     with pytest.raises(ControlError) as caught:
-        await nowhere.spawn("../r", TOLD)
+        await somewhere.spawn("../r", TOLD)
     assert caught.value.reason == "bad_name"
     with pytest.raises(ControlError):
         CommandControl("../ada", ["true"], tmp_path)

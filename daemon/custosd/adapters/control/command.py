@@ -22,7 +22,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -78,7 +78,8 @@ class CommandControl(AgentControl):
     """One agent that `start` becomes; `folder` holds hand-overs and notes of all of them.
 
     `folder` must outlive a restart of the daemon. `workspace` is where the agent finds
-    itself. `within_unit`: start it even where it would end with the daemon's own unit.
+    itself; `told` is what it finds in its environment besides. `within_unit`: start it even
+    where it would end with the daemon's own unit.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class CommandControl(AgentControl):
         workspace: Path | None = None,
         timeout_s: float = 20.0,
         within_unit: bool = False,
+        told: Mapping[str, str] | None = None,
     ) -> None:
         if not start:
             raise ValueError("a command control needs a program: start is empty")
@@ -102,6 +104,7 @@ class CommandControl(AgentControl):
         self._workspace = workspace
         self._timeout_s = timeout_s
         self._within_unit = within_unit
+        self._told = told
 
     async def sight(self) -> Observation:
         """See the port.
@@ -152,6 +155,10 @@ class CommandControl(AgentControl):
             )
         if shutil.which(self._start[0], path=plain_environment()["PATH"]) is None:
             raise ControlError("no_such_command", f"{self._start[0]} is no program: check start")
+        if self._workspace is not None and not await trio.Path(self._workspace).is_dir():
+            raise ControlError(
+                "no_workspace", f"{self._agent} cannot begin: {self._workspace} is no folder"
+            )
         note = self._noted()
         if note is not None and note.key == key:
             await self._end_unless_let_go(note)
@@ -160,7 +167,7 @@ class CommandControl(AgentControl):
         elif note is not None and not is_gone(note.process):
             words = f"process {note.process.pid} of {self._agent} has not ended: stop it first"
             raise ControlError("still_running", words)
-        variables = await write_hand_over(self._folder, key, hand_over)
+        variables = await write_hand_over(self._folder, key, hand_over, told=self._told)
         try:
             with trio.fail_after(self._timeout_s):
                 await self._launch(key, variables)

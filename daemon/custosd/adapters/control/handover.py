@@ -59,15 +59,19 @@ def environment_of(key: str, hand_over: HandOver, file: Path) -> dict[str, str]:
 
 
 async def write_hand_over(
-    folder: Path, key: str, hand_over: HandOver, readers: int | None = None
+    folder: Path,
+    key: str,
+    hand_over: HandOver,
+    readers: int | None = None,
+    told: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Write both files for an agent; return the variables. Raises `ControlError`.
 
     `readers` is the id of the group that may read them, besides the user that we are: one that
-    this user is in.
+    this user is in. `told` are more variables, by name: where the daemon's doors are.
     """
     place = place_of(folder, hand_over.agent)
-    variables = environment_of(key, hand_over, place / "handover.json")
+    variables = dict(told or {}) | environment_of(key, hand_over, place / "handover.json")
     try:
         await trio.to_thread.run_sync(_write, place, hand_over, variables, readers)
     except (OSError, ValueError) as error:

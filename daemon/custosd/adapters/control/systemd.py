@@ -65,7 +65,8 @@ class SystemdControl(AgentControl):
     """One unit. Hand-overs are written below `folder`, in a folder of the agent's name.
 
     The unit must read them from there, as custosd-agent@.service does, and be in the group
-    `readers`; where there is no such group, only units of our own user can.
+    `readers`; where there is no such group, only units of our own user can. `told` is what
+    the agent finds in its environment besides.
     """
 
     def __init__(
@@ -76,12 +77,14 @@ class SystemdControl(AgentControl):
         timeout_s: float = 20.0,
         readers: str = "custosd-agent",
         systemctl: Sequence[str] = ("systemctl",),
+        told: Mapping[str, str] | None = None,
     ) -> None:
         self._unit = unit
         self._folder = folder
         self._timeout_s = timeout_s
         self._readers = readers
         self._systemctl = tuple(systemctl)
+        self._told = told
 
     async def sight(self) -> Observation:
         """See the port: OK "unit_active" and its like; BAD "unit_failed" and "unit_inactive".
@@ -120,7 +123,8 @@ class SystemdControl(AgentControl):
             raise ControlError("still_running", f"{self._unit} runs already: stop it first")
         if sight.value is Value.UNKNOWN and not written:
             raise ControlError(sight.detail, f"{self._unit} can not be started as it stands")
-        await write_hand_over(self._folder, key, hand_over, _group(self._readers))
+        readers = _group(self._readers)
+        await write_hand_over(self._folder, key, hand_over, readers, self._told)
         await self._remember(hand_over.agent, _Start(key, unit.get("InvocationID", "")))
         if unit.get("Result") == "start-limit-hit":
             # How often it is started at most is judged here, not there.
