@@ -180,6 +180,11 @@ def test_a_loop_is_found_and_a_person_is_told_of_it() -> None:
     assert not broken(links(trial("loop"), entries(stuck, asked, told), over=True))
     failed = Notified(concern, "log", resolved=False, failure="away")
     assert states(trial("loop"), stuck, asked, failed, over=True)["notified"] is LinkState.BROKEN
+    # By every way, not only by the log, which cannot fail.
+    both = trial("loop", ways=frozenset({"log", "command"}))
+    assert states(both, stuck, asked, told, over=True)["notified"] is LinkState.BROKEN
+    by_command = Notified(concern, "command", resolved=False)
+    assert not broken(links(both, entries(stuck, asked, told, by_command), over=True))
 
 
 def test_a_canary_that_never_comes_to_its_harm_breaks_its_chain() -> None:

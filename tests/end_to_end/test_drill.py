@@ -74,6 +74,20 @@ async def test_a_daemon_that_only_observes_fails_the_drill_by_the_link_that_acts
         assert await daemon.end(signal.SIGTERM) == OK
 
 
+@pytest.mark.timeout(180)
+async def test_a_way_to_people_that_is_broken_fails_the_drill(home: Path) -> None:
+    config = drilled(home, "act")
+    with config.open("a") as file:
+        file.write('[alerts]\ncommand = ["/bin/false"]\n')
+    async with custosd("--config", config, "run", home=home) as daemon:
+        await daemon.ready()
+        words = ("drill", "--canary", "loop", "--timeout", "30s")
+        answer = await held("--config", config, *words, home=home)
+        assert answer.code == FAILURE
+        assert "loop: notified: no notice of it arrived by command: " in answer.out
+        assert await daemon.end(signal.SIGTERM) == OK
+
+
 async def test_without_a_daemon_there_is_no_drill(home: Path) -> None:
     answer = await ask("--config", drilled(home, "act"), "drill", home=home)
     assert (answer.code, answer.out) == (NOT_RUNNING, "")

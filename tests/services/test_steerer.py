@@ -286,6 +286,21 @@ async def test_a_persons_message_that_does_not_arrive_is_answered_so_and_escalat
         assert stage.concerns() == set()
 
 
+async def test_who_waits_for_a_message_is_not_told_that_all_is_well_before_it_has_arrived(
+    autojump_clock: Clock, now_utc: Wall
+) -> None:
+    async with running(Stage(now_utc)) as stage:
+        stage.meet(ADA)
+        stage.channel().fail_next(*[RETRY] * 2)
+        answer = await stage.steerer.steer(ADA, "hello", "uid:0", key="k", wait_s=3)
+        assert (answer.outcome, answer.detail["state"]) == (ActOutcome.FAILED, "queued")
+        assert "has not arrived within 3 s" in answer.message
+        # It goes on its way all the same, and asking again with the key says how far it is.
+        answer = await stage.steerer.steer(ADA, "hello", "uid:0", key="k", wait_s=60)
+        assert (answer.outcome, answer.detail["state"]) == (ActOutcome.DONE, "delivered")
+        assert len(stage.channel().letters) == 1
+
+
 @pytest.mark.parametrize("text", ["", " \x1b[0m\u200b ", "x" * 2_001])
 async def test_what_cannot_be_said_is_refused(
     autojump_clock: Clock, now_utc: Wall, text: str

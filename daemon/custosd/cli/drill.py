@@ -19,6 +19,7 @@ from custosd.cli.acts import ANSWER_TIMEOUT_S, control_path
 from custosd.cli.exit_codes import FAILURE, NO_PERMISSION, NOT_RUNNING, OK
 from custosd.cli.settings import log_for_a_command, run_to_the_end, settings
 from custosd.cli.showing import Look, printable
+from custosd.config.acting import AlertSettings
 from custosd.config.quantities import parse_duration
 from custosd.config.settings import Config
 from custosd.core.acts import Act, ActAnswer, ActRequest
@@ -101,12 +102,26 @@ async def _drill(
 
             folder = config.daemon.state_folder(os.environ) / FOLDER
             beats = control.with_name(BEATS_SOCKET)
-            ports = DrillPorts(asked, record, beats, folder, lambda: datetime.now(UTC))
+            ports = DrillPorts(
+                asked,
+                record,
+                beats,
+                folder,
+                lambda: datetime.now(UTC),
+                ways_of(config.alerts),
+                lambda words: click.echo(f"custosd: {words}", err=True),
+            )
             results = await Drill(ports, names, timeout_s, keep_going).run()
         nursery.cancel_scope.cancel("the drill is over")
     if not results:
         raise DrillError("it was cut short; no canary is left, and nothing can be said")
     return results
+
+
+def ways_of(alerts: AlertSettings) -> frozenset[str]:
+    """The ways by which a daemon of this configuration tells people."""
+    given = {"log": True, "command": bool(alerts.command), "http": bool(alerts.url)}
+    return frozenset(way for way, used in given.items() if used)
 
 
 async def _knock(asked: Callable[[ActRequest], Awaitable[ActAnswer]]) -> None:

@@ -69,15 +69,13 @@ def log_for_a_command(ctx: click.Context) -> None:
 
 def run_to_the_end(afn: Callable[..., Awaitable[T]], *args: Any) -> T:
     """`trio.run`, with custosd's own errors told in a line and turned into exit codes."""
-    error: BaseException | None = None
+    error: BaseException = AssertionError("no value and no error")
     try:
-        value = trio.run(afn, *args, strict_exception_groups=True)
+        return trio.run(afn, *args, strict_exception_groups=True)
     except* CustosdError as group:
         # Not ended here: beside an error that is not ours that would be a group, too.
         error = _first(group)
-    if error is not None:
-        end_on(error)
-    return value
+    return end_on(error)
 
 
 def say_if_forced(forced: bool) -> None:

@@ -66,7 +66,7 @@ class Trial:
     """What is known of one canary: its agent's name, and when it did its harm.
 
     `around` are others to whom nothing may happen because of it. `answer_s` is the slowest
-    answer of the daemon while it did its harm.
+    answer of the daemon while it did its harm. `ways` are those by which a person is told.
     """
 
     canary: Canary
@@ -74,6 +74,7 @@ class Trial:
     harmed_utc: datetime | None = None
     around: frozenset[str] = frozenset()
     answer_s: float | None = None
+    ways: frozenset[str] = frozenset({"log"})
 
 
 def links(trial: Trial, entries: Collection[Entry], *, over: bool = False) -> tuple[Link, ...]:
@@ -210,14 +211,32 @@ def _escalated(trial: Trial, seen: Sequence[Entry]) -> tuple[Link, ...]:
         "nobody was asked about it",
         lambda fact: isinstance(fact, Escalated) and fact.kind == "standing",
     )
-    notified = _first(
-        trial,
-        seen,
-        "notified",
-        "no notice of it arrived",
-        lambda fact: isinstance(fact, Notified) and not fact.resolved and not fact.failure,
-    )
-    return detected, acted, notified
+    return detected, acted, _notified(trial, seen)
+
+
+def _notified(trial: Trial, seen: Sequence[Entry]) -> Link:
+    """Whether a notice of it arrived by every way: the slowest counts."""
+    found = []
+    for way in sorted(trial.ways):
+        told = [
+            fact
+            for fact in _facts(trial, seen)
+            if isinstance(fact, Notified) and fact.way == way and not fact.resolved
+        ]
+        missing = f"no notice of it arrived by {way}"
+        if told and told[-1].failure:
+            missing += f": {told[-1].failure}"
+
+        def arrived(fact: Fact, way: str = way) -> bool:
+            return (
+                isinstance(fact, Notified)
+                and fact.way == way
+                and not fact.resolved
+                and not fact.failure
+            )
+
+        found.append(_first(trial, seen, "notified", missing, arrived))
+    return max(found, key=lambda link: (link.state is LinkState.WAITING, link.after_s or 0.0))
 
 
 def _ignored(trial: Trial, seen: Sequence[Entry]) -> tuple[Link, ...]:

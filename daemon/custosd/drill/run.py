@@ -62,7 +62,8 @@ class DrillPorts:
     """What a drill is held with.
 
     `ask` asks the running daemon; `record` gives the newest so many entries of its record;
-    `beats` is its socket for beats, `folder` one that it follows for transcripts.
+    `beats` is its socket for beats, `folder` one that it follows for transcripts. `ways` are
+    those by which it tells people. `say` shows a person how the drill goes on.
     """
 
     ask: Callable[[ActRequest], Awaitable[ActAnswer]]
@@ -70,6 +71,8 @@ class DrillPorts:
     beats: Path
     folder: Path
     now_utc: Callable[[], datetime]
+    ways: frozenset[str] = frozenset({"log"})
+    say: Callable[[str], None] = lambda _words: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,9 @@ class Drill:
         async with trio.open_nursery() as nursery, self._cleaned():
             url = await nursery.start(serve_hook, self._cages)
             await self._let_loose(url, nursery)
+            self.ports.say(
+                f"{len(self.names)} canaries are loose, for {self.timeout_s:g} s at most"
+            )
             found = await self._watch()
             nursery.cancel_scope.cancel("the drill is over")
         return tuple(Result(CANARIES[name], self.agent_of(name), found[name]) for name in found)
@@ -135,7 +141,7 @@ class Drill:
         around = frozenset(self.agent_of(name) for name in self.names if name == "healthy")
         for name in self.names:
             canary, agent = CANARIES[name], self.agent_of(name)
-            self._trials[name] = Trial(canary, agent, around=around)
+            self._trials[name] = Trial(canary, agent, around=around, ways=self.ports.ways)
             if canary.enrolled:
                 await self._enrol(canary, agent, url, nursery)
         for name in self.names:
@@ -210,6 +216,7 @@ class Drill:
                 await trio.sleep(LOOK_S)
             if not failed:
                 await trio.sleep(SETTLE_S)
+        self.ports.say("the canaries are called back; the daemon has to see that all is well")
         with trio.move_on_after(CLEAN_S):
             await self._look()
         return self._links(over=True)

@@ -196,7 +196,7 @@ class Steerer:
             if problem is not None:
                 return problem
         await self._settled(name, wait_s)
-        return self._how_far(name)
+        return self._how_far(name, wait_s)
 
     async def approve(self, intervention_id: str, by: str, *, dry_run: bool = False) -> ActAnswer:
         """Let a proposal be sent; refused in mode OBSERVE, under a hold, and when it is closed."""
@@ -290,7 +290,7 @@ class Steerer:
                     return
                 await self._record.changed.wait()
 
-    def _how_far(self, intervention_id: str) -> ActAnswer:
+    def _how_far(self, intervention_id: str, waited_s: float = 0.0) -> ActAnswer:
         item = self._ledger.get(intervention_id)
         if item is None:
             message = f"{intervention_id} was queued by an earlier request"
@@ -305,7 +305,12 @@ class Steerer:
         if item.state in _LOST and item.delivered_utc is None:
             message = f"{item.id} did not arrive: {end_of(item)}"
             return ActAnswer(ActOutcome.FAILED, message, detail)
-        return ActAnswer(ActOutcome.DONE, f"{item.id} is {item.state}", detail)
+        waits = f" and waits: {detail['waits_for']}" if detail["waits_for"] else ""
+        if waited_s > 0 and item.delivered_utc is None and not item.hold_out:
+            # Whoever waits for it must not take "queued" for "arrived".
+            message = f"{item.id} has not arrived within {waited_s:g} s: it is {item.state}{waits}"
+            return ActAnswer(ActOutcome.FAILED, message, detail)
+        return ActAnswer(ActOutcome.DONE, f"{item.id} is {item.state}{waits}", detail)
 
     # One turn of the service.
 
