@@ -11,7 +11,7 @@ configuration, and by enrolment for a while.
 
 import pwd
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
 
@@ -27,9 +27,9 @@ from custosd.core.explanations import SettingOf, only_keys
 from custosd.core.facts import ConfigReloaded, Fact
 from custosd.core.holds import Hold, HoldKind
 from custosd.core.liveness import LivenessLimits, Lives, Watched
-from custosd.core.lives import LifeRecord
+from custosd.core.lives import LifeRecord, with_given_epochs
 from custosd.core.restart_budget import RestartLimits
-from custosd.core.restarts import Restart, RestartState
+from custosd.core.restarts import Restart
 from custosd.core.steering_policy import SteeringLimits, SteeringMode
 from custosd.core.tokens import Token
 from custosd.core.view import FleetView
@@ -245,7 +245,7 @@ class ActingHalf:
         self._configured: frozenset[AgentId] = frozenset()
         self.enrolments = Enrolments(self._enrol_guest, self.dismiss, self._is_configured)
         self.adopt(config)
-        records = _with_epochs_of_restarts(stored)
+        records = with_given_epochs(stored.lives, stored.restarts)
         self.register.restore(records)
         quarantined = {
             AgentId(hold.subject)
@@ -402,20 +402,6 @@ class ActingHalf:
         """Open the doors."""
         doors = Doors(self.register, acts, self.tokens.tokens, self.roster.uids.get, ready, pulses)
         await self._hands.serve_doors(doors, task_status)
-
-
-def _with_epochs_of_restarts(stored: Remembered) -> tuple[LifeRecord, ...]:
-    """Lives with the incarnations that restarts gave: those are stored first, lives later."""
-    given: dict[AgentId, int] = {}
-    for restart in stored.restarts:
-        if restart.state is RestartState.SUCCEEDED:
-            given[restart.agent] = max(given.get(restart.agent, 0), restart.next_epoch)
-    return tuple(
-        replace(record, epoch=given[record.agent], sequence=0)
-        if given.get(record.agent, 0) > record.epoch
-        else record
-        for record in stored.lives
-    )
 
 
 def liveness_limits(settings: LivenessSettings) -> LivenessLimits:

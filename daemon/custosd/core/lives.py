@@ -4,12 +4,14 @@ A life belongs to an agent that can be known to be dead: one that is configured,
 beats. It is apart from the agent's runs (`core.view.AgentView`): those are its transcripts.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from custosd.core.agents import AgentId, AgentState
 from custosd.core.beats import WaitKind
 from custosd.core.evidence import Condition, Evidence, ProcessIdentity, Value
+from custosd.core.restarts import Restart, RestartStep, passed
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +51,23 @@ class LifeView:
     reason: str
     changed_utc: datetime
     evidence: tuple[Evidence, ...] = ()
+
+
+def with_given_epochs(
+    lives: Iterable[LifeRecord], restarts: Iterable[Restart]
+) -> tuple[LifeRecord, ...]:
+    """Lives with the incarnations that restarts gave: those are stored first, lives later.
+
+    Whatever became of a restart once it had started somebody: who was started may be alive,
+    and beats in its own name.
+    """
+    given: dict[AgentId, int] = {}
+    for restart in restarts:
+        if restart.ended and passed(restart, RestartStep.SPAWN):
+            given[restart.agent] = max(given.get(restart.agent, 0), restart.next_epoch)
+    return tuple(
+        replace(life, epoch=given[life.agent], sequence=0)
+        if given.get(life.agent, 0) > life.epoch
+        else life
+        for life in lives
+    )
