@@ -1,10 +1,11 @@
 """What the daemon acts with on this machine: controls, channels, notices, and its doors."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
+import structlog
 import trio
 
 from custosd.acting import Doors, Hands, Roster
@@ -37,7 +38,7 @@ from custosd.config.agents import AgentSettings
 from custosd.config.secret import Secret
 from custosd.config.settings import Config
 from custosd.core.agents import AgentId
-from custosd.flow.pulse import Pulses
+from custosd.core.errors import CustosdError
 from custosd.ports import (
     ActionStore,
     AgentControl,
@@ -46,6 +47,11 @@ from custosd.ports import (
     ProcessWatch,
     SteeringChannel,
 )
+
+log = structlog.get_logger()
+
+DOOR_RETRY_S = 30.0
+"""How soon a door that could not be opened, or has failed, is tried again."""
 
 BEATS_SOCKET = "beats.sock"
 """The name of the socket for beats, beside that for commands."""
@@ -168,35 +174,73 @@ async def open_doors(
     doors: Doors,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Open the configured doors and serve them until cancelled. Started: when all are open."""
+    """Open the configured doors and serve them until cancelled.
+
+    Started: when each is open, or was told why it is not: then it is tried again and again,
+    and the others serve meanwhile.
+    """
     settings = config.doors
     state = config.daemon.state_folder(environ)
     control = socket_path(state, environ)
     control.parent.mkdir(parents=True, exist_ok=True)
     admission = Admission(doors.beats, doors.tokens, doors.uid_of)
+
+    async def beats(*, task_status: trio.TaskStatus[None]) -> None:
+        mode = 0o666 if settings.everybody else 0o660
+        where = BeatSocketSettings(beats_path(state, environ), mode)
+        with doors.pulses.watched("beats") as pulse:
+            await receive_beats(where, admission, pulse, task_status=task_status)
+
+    async def commands(*, task_status: trio.TaskStatus[None]) -> None:
+        access, limits = ControlAccess(), ControlLimits()
+        await serve_control(
+            control, doors.acts, access, limits, user_names(), task_status=task_status
+        )
+
+    async def http(*, task_status: trio.TaskStatus[list[str]]) -> None:
+        ports = ApiPorts(admission, doors.acts, doors.tokens, doors.ready)
+        limits = ApiLimits(connections=settings.connections)
+        where = ApiAddress(settings.listen)
+        await serve_api(where, ports, limits, trio.Event(), task_status=task_status)
+
     async with trio.open_nursery() as nursery:
-        if settings.beats:
-            mode = 0o666 if settings.everybody else 0o660
-            where = BeatSocketSettings(beats_path(state, environ), mode)
-            await nursery.start(_receive, where, admission, doors.pulses)
-        if settings.control:
-            await nursery.start(
-                serve_control, control, doors.acts, ControlAccess(), ControlLimits(), user_names()
-            )
-        if settings.listen:
-            ports = ApiPorts(admission, doors.acts, doors.tokens, doors.ready)
-            limits = ApiLimits(connections=settings.connections)
-            await nursery.start(serve_api, ApiAddress(settings.listen), ports, limits, trio.Event())
+        for wanted, name, serve in (
+            (settings.control, "control", commands),
+            (settings.beats, "beats", beats),
+            (settings.listen, "http", http),
+        ):
+            if wanted:
+                await nursery.start(_keep_open, name, serve)
         task_status.started()
         await trio.sleep_forever()
 
 
-async def _receive(
-    where: BeatSocketSettings,
-    admission: Admission,
-    pulses: Pulses,
+async def _keep_open(
+    name: str,
+    serve: Callable[..., Awaitable[None]],
     *,
     task_status: trio.TaskStatus[None],
 ) -> None:
-    with pulses.watched("beats") as pulse:
-        await receive_beats(where, admission, pulse, task_status=task_status)
+    """Serve one door, again and again where it fails: no other one closes because of it."""
+    first = True
+    while True:
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(serve)
+                if first:
+                    task_status.started()
+                    first = False
+        except* (OSError, CustosdError) as group:
+            error = _first_of(group)
+            log.error("door.failed", door=name, error=str(error), again_in_s=DOOR_RETRY_S)
+        if first:
+            task_status.started()
+            first = False
+        await trio.sleep(DOOR_RETRY_S)
+
+
+def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -154,6 +154,19 @@ async def test_a_new_configuration_is_taken_up_and_a_wrong_one_is_not(
         assert len(lives(home)) == 1
 
 
+@pytest.mark.timeout(60)
+async def test_a_door_that_can_not_be_opened_closes_no_other(hands: Path, home: Path) -> None:
+    (home / "state/run").mkdir(parents=True)
+    (home / "state/run/beats.sock").write_text("no socket")
+    async with custosd("--config", hands, "run", home=home) as daemon:
+        await daemon.ready()
+        (told,) = daemon.out.found("door.failed")
+        assert (told["door"], "no socket is there" in told["error"]) == ("beats", True)
+        answer = await act(hands, home, "estop")
+        assert answer.code == OK, answer.err
+        assert await daemon.end(signal.SIGTERM) == OK
+
+
 @pytest.mark.timeout(180)
 async def test_nothing_is_done_before_it_is_written_and_all_is_done_once_the_database_is_back(
     hands: Path, home: Path

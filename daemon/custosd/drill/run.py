@@ -44,7 +44,7 @@ SETTLE_S = 3.0
 """How long it is watched, after all that must happen has happened, for what must not."""
 
 LOOP_S = 0.5
-RECOVER_S = 90.0
+RECOVER_S = 180.0
 """How long the loop has to be found well again; the guardian may look seldom."""
 
 CLEAN_S = 20.0

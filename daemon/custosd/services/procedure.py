@@ -103,7 +103,7 @@ class ProcedureLimits:
     """How long each step may take, seconds. `act_s` must be shorter than `lease_s`.
 
     `samples_s` lies between two samples of evidence, which counts for `fresh_s`. An agent
-    that does not beat must stay for `stays_s`.
+    that does not beat must stay for `stays_s`, or for `first_beat_s` where that is less.
     """
 
     interrupt_s: float = 10.0
@@ -118,6 +118,11 @@ class ProcedureLimits:
     act_s: float = 45.0
     spawn_attempts: int = 3
     spawn_pause_s: float = 5.0
+
+    @property
+    def must_stay_s(self) -> float:
+        """How long a new incarnation that does not beat must be seen before it counts."""
+        return min(self.stays_s, self.first_beat_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,7 +361,7 @@ class Procedure:
                 raise _failed("died_at_once")
             if seen is Value.OK:
                 seen_at = now if seen_at is None else seen_at
-                if not self.ports.beats and now - seen_at >= self.limits.stays_s:
+                if not self.ports.beats and now - seen_at >= self.limits.must_stay_s:
                     await self._end(StepState.DONE, "stays")
                     return
             if now >= ends_at:
