@@ -144,3 +144,26 @@ def test_an_agents_name_can_stand_in_a_path_and_in_a_unit(name: str) -> None:
 def test_what_is_no_address_no_command_and_no_folder_is_refused(kind: Kind, bad: object) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - the message is the reader's
         kind.parse(bad)
+
+
+@pytest.mark.parametrize(
+    "unit", ["--now", "-H root@evil", "a*.service", "a", "a.service b.service"]
+)
+def test_a_unit_is_one_unit_and_no_option(unit: str) -> None:
+    with pytest.raises(ValidationError, match=r"unit"):
+        AgentSettings(id="a", control="systemd", unit=unit)
+    good = AgentSettings(id="a", control="systemd", unit="custosd-agent@a-1.service")
+    assert good.unit == "custosd-agent@a-1.service"
+
+
+@pytest.mark.parametrize("target", ["builder", "a:b", "=a:1.0", "%x", "a:1.0:2"])
+def test_a_pane_is_one_pane(target: str) -> None:
+    with pytest.raises(ValidationError, match="tmux_target"):
+        AgentSettings(id="a", channel="tmux", tmux_target=target)
+    for good in ("main:1.0", "main:builder.2", "%7"):
+        assert AgentSettings(id="a", channel="tmux", tmux_target=good).tmux_target == good
+
+
+def test_a_pane_needs_programs_that_may_be_in_it() -> None:
+    with pytest.raises(ValidationError, match="tmux_programs"):
+        AgentSettings(id="a", channel="tmux", tmux_target="%7", tmux_programs=())

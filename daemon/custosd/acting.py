@@ -22,6 +22,7 @@ from custosd.config.agents import AgentSettings
 from custosd.config.settings import Config
 from custosd.core.agents import AgentId
 from custosd.core.alerts import AlertLimits
+from custosd.core.errors import ConfigError
 from custosd.core.evidence import ProcessIdentity, Source
 from custosd.core.explanations import SettingOf, only_keys
 from custosd.core.facts import ConfigReloaded, Fact
@@ -142,12 +143,13 @@ class Roster:
         """Whether beats of this agent are taken."""
         return self.strangers or agent in self.agents
 
-    def put(self, settings: AgentSettings, hands: Hands) -> None:
+    def put(self, made: "Made") -> None:
         """Take an agent in, or take up its changed table."""
+        settings = made.settings
         agent = AgentId(settings.id)
         self.agents[agent] = settings
-        _set_or_drop(self.controls, agent, hands.control_of(settings))
-        _set_or_drop(self.channels, agent, hands.channel_of(settings))
+        _set_or_drop(self.controls, agent, made.control)
+        _set_or_drop(self.channels, agent, made.channel)
         self.supervised[agent] = Supervised(settings.host, settings.account, settings.beats)
         _set_or_drop(self.uids, agent, _uid(settings.user))
 
@@ -155,6 +157,23 @@ class Roster:
         """Let an agent go: it is watched no longer."""
         for table in (self.agents, self.controls, self.channels, self.supervised, self.uids):
             table.pop(agent, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What an agent's table asks for, made: only then is anything changed by it."""
+
+    settings: AgentSettings
+    control: AgentControl | None
+    channel: SteeringChannel | None
+
+
+def _made(settings: AgentSettings, hands: Hands) -> Made:
+    """Raises `ConfigError` where the table can not be acted upon as it stands."""
+    try:
+        return Made(settings, hands.control_of(settings), hands.channel_of(settings))
+    except ValueError as error:
+        raise ConfigError(f"agent {settings.id}: {error}") from error
 
 
 def _set_or_drop(table: dict[AgentId, T], agent: AgentId, value: T | None) -> None:
@@ -261,34 +280,40 @@ class ActingHalf:
         self.facts.close()
 
     def adopt(self, config: Config) -> None:
-        """Take up what is not made anew with a service: agents, limits, modes."""
+        """Take up what is not made anew with a service: agents, limits, modes; all or nothing.
+
+        Raises `ConfigError` where an agent's table can not be acted upon.
+        """
         now = trio.current_time()
-        self.roster.strangers = config.doors.strangers
         wanted = {AgentId(settings.id): settings for settings in config.agents}
+        changed = [
+            _made(settings, self._hands)
+            for agent, settings in wanted.items()
+            if self.roster.agents.get(agent) != settings
+        ]
+        self.roster.strangers = config.doors.strangers
         self._configured = frozenset(wanted)
         staying = {*wanted, *self.enrolments.guests()}
         for agent in [agent for agent in self.roster.agents if agent not in staying]:
             self.dismiss(agent)
         for agent in wanted:
             self.enrolments.forget(agent)
-        for agent, settings in wanted.items():
-            if self.roster.agents.get(agent) != settings:
-                self.enrol(settings, now)
+        for made in changed:
+            self._enrol(made, now)
         self.lives.limits = liveness_limits(config.liveness)
         self.restarter.adopt(restarter_settings(config.restarts))
         self.steerer.adopt(steering_limits(config.steering))
 
-    def enrol(self, settings: AgentSettings, now: float, hang_after_s: float | None = None) -> None:
-        """Watch an agent from now on. `hang_after_s` None: as for all."""
-        self.roster.put(settings, self._hands)
-        self.lives.watch(watched_of(settings, hang_after_s), now)
+    def _enrol(self, made: Made, now: float, hang_after_s: float | None = None) -> None:
+        self.roster.put(made)
+        self.lives.watch(watched_of(made.settings, hang_after_s), now)
 
     def enrol_for_a_while(self, agent: AgentId, form: Form) -> str:
         """Watch an agent for as long as its form says, an hour at most; "" or why not."""
         return self.enrolments.enrol(agent, form)
 
     def _enrol_guest(self, settings: AgentSettings, hang_after_s: float | None) -> None:
-        self.enrol(settings, trio.current_time(), hang_after_s)
+        self._enrol(_made(settings, self._hands), trio.current_time(), hang_after_s)
 
     def _is_configured(self, agent: AgentId) -> bool:
         return agent in self._configured
@@ -296,7 +321,7 @@ class ActingHalf:
     def dismiss(self, agent: AgentId) -> None:
         """Watch an agent no longer."""
         self.roster.drop(agent)
-        self.lives.unwatch(agent)
+        self.lives.dismiss(agent)
         self.register.forget(agent)
         self._hands.watch.forget(agent)
 

@@ -200,8 +200,13 @@ async def open_doors(
     async def http(*, task_status: trio.TaskStatus[list[str]]) -> None:
         ports = ApiPorts(admission, doors.acts, doors.tokens, doors.ready)
         limits = ApiLimits(connections=settings.connections)
-        where = ApiAddress(settings.listen)
-        await serve_api(where, ports, limits, trio.Event(), task_status=task_status)
+        where, stopping = ApiAddress(settings.listen), trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_set_at_the_end, stopping)
+            # Requests that are under way are answered, for as long as a drain may take.
+            with trio.CancelScope(shield=True):
+                await serve_api(where, ports, limits, stopping, task_status=task_status)
+            nursery.cancel_scope.cancel("closed")
 
     async with trio.open_nursery() as nursery:
         for wanted, name, serve in (
@@ -237,6 +242,13 @@ async def _keep_open(
             task_status.started()
             first = False
         await trio.sleep(DOOR_RETRY_S)
+
+
+async def _set_at_the_end(event: trio.Event) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        event.set()
 
 
 def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import structlog
 import trio
 import trio.testing
 from tests.api.conftest import Serve, Side, bearer
@@ -44,6 +45,13 @@ async def test_the_scope_decides(side: Side, token: str, act: str, status: int) 
     got, _ = await side.ask("POST", ACTS, json={"act": act, "subject": "ada"}, headers=headers)
     assert got == status
     assert len(side.acts.asked) == (1 if status == 200 else 0)
+
+
+async def test_a_token_that_asks_for_more_than_it_may_is_in_the_log(side: Side) -> None:
+    with structlog.testing.capture_logs() as logged:
+        await side.ask("POST", ACTS, json={"act": "thaw", "subject": "ada"}, headers=bearer("ops"))
+    denied = [line for line in logged if line["event"] == "act.denied"]
+    assert [(line["token"], line["act"]) for line in denied] == [("ops", "thaw")]
 
 
 @pytest.mark.parametrize(

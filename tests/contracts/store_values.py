@@ -12,6 +12,7 @@ from custosd.core.beats import Refusal
 from custosd.core.evidence import Condition, Evidence, Source, Value
 from custosd.core.facts import (
     ActPerformed,
+    AgentDismissed,
     AgentForgotten,
     AgentSeen,
     AmnestyGranted,
@@ -241,6 +242,7 @@ def _facts_of_acting(text: str) -> list[Fact]:
             evidence(text),
         ),
         BeatMissed(ada, 2, 3, 90.5),
+        AgentDismissed(ada),
         BeatsRefused(Refusal.OLD_EPOCH, 7, ada),
         BeatsRefused(Refusal.FULL, 1),
         BeatsSuperseded(11),

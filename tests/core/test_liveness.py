@@ -394,7 +394,7 @@ def test_a_unit_that_was_stopped_is_terminated_though_its_process_ended_first() 
 def test_what_we_stopped_ourselves_is_dead_and_not_terminated() -> None:
     """Or an agent whose restart failed half-way would be taken for one that is done."""
     case = dying_case()
-    case.tell(case.lives.restart_began(ADA, 1, case.now))
+    case.tell(case.lives.restart_began(ADA, case.now))
     assert case.state is AgentState.RESTARTING
     case.beat(BeatStatus.STOPPING)
     case.tell(case.lives.died(ADA, PROCESS, None, case.now))
@@ -803,13 +803,13 @@ def test_a_new_incarnation_begins_with_nothing_held_against_it() -> None:
     lives.beat(ReceivedBeat(Beat(ADA, 0, 1, pid=7), 1.0, "socket"))
     lives.observed(ADA, there(), 1.0)
     lives.died(ADA, PROCESS, None, 2.0)
-    facts = lives.restart_began(ADA, 1, 3.0)
+    facts = lives.restart_began(ADA, 3.0)
     assert isinstance(facts[-1], LifeChanged)
     assert facts[-1].after is AgentState.RESTARTING
     lives.spawned(ADA, 1, 4.0)
     assert not lives.heard(ADA, 1)
     assert lives.health(ADA, 4.0).value is Value.UNKNOWN
-    assert fences.calls == [("expect", 1), ("fence", 1)]
+    assert fences.calls == [("fence", 1)]
     # A look that began before, and the words and the end of the old one, say nothing.
     lives.observed(ADA, replace(GONE, process=None), 5.0, since=3.5)
     lives.observed(ADA, GONE, 5.0)
@@ -825,7 +825,7 @@ def test_a_new_incarnation_begins_with_nothing_held_against_it() -> None:
 
 def test_an_agent_that_was_restarted_and_is_not_heard_is_suspected_in_the_end() -> None:
     case = dying_case()
-    case.tell(case.lives.restart_began(ADA, 1, case.now))
+    case.tell(case.lives.restart_began(ADA, case.now))
     case.pass_time(1000)
     assert case.misses() == []
     case.tell(case.lives.spawned(ADA, 1, case.now))
@@ -1019,7 +1019,7 @@ class Play:
             case "slow":
                 lives.slowness(1.0 + n)
             case "began":
-                self.facts += lives.restart_began(ADA, epoch + 1, now)
+                self.facts += lives.restart_began(ADA, now)
             case "spawned":
                 self.facts += lives.spawned(ADA, epoch + 1, now)
             case "ended_ok" | "ended_badly":

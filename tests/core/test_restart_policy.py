@@ -283,6 +283,30 @@ def test_budgets_are_the_same_after_our_own_restart(known: list[PastRestart]) ->
     assert first.fleet_ready_at(NOW) == pytest.approx(second.fleet_ready_at(NOW))
 
 
+def test_when_the_fleets_burst_is_used_up_the_next_waits_for_the_refill() -> None:
+    """Whoever it is, and on whatever host; its own decision is that it may stand in line."""
+    known = RestartHistory(LIMITS, {"h1": 5, "h2": 5})
+    known.add_all(past(NOW - 9, AgentId(f"a{number}")) for number in range(5))
+    elsewhere = case(host="h2")
+    decision = decided(elsewhere, known)
+    assert (decision.move, decision.why) == (Move.WAIT, "fleet_budget")
+    assert decision.until_at == pytest.approx(NOW - 9 + 60)
+    assert decision.setting == "restarts.fleet_share"
+    own = own_decision(elsewhere, known, Incidents(LIMITS), NOW, NOON)
+    assert own.move is Move.RESTART
+    assert decide(elsewhere, known, Incidents(LIMITS), NOW + 51, NOON).move is Move.RESTART
+
+
+def test_a_host_whose_burst_is_used_up_waits_alone() -> None:
+    """A fleet of 1,000 may start ten at once, a host of ten agents five."""
+    known = RestartHistory(LIMITS, {"h1": 10, "h2": 990})
+    known.add_all(past(NOW - 9, AgentId(f"a{number}")) for number in range(5))
+    decision = decided(case(), known)
+    assert (decision.move, decision.why) == (Move.WAIT, "host_budget")
+    assert decision.until_at == pytest.approx(NOW - 9 + 60)
+    assert decided(case(host="h2"), known).move is Move.RESTART
+
+
 def test_what_a_person_orders_uses_up_nothing_of_the_fleets_budget() -> None:
     """Whoever dies after a dozen orders is healed as if there had been none."""
     ordered = [

@@ -1,10 +1,14 @@
 from collections.abc import Iterator
 
+import outcome
 import pytest
 import trio
 import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.flow.cancelling import cancel_at_every_checkpoint
 
-from custosd.flow.bounded import each
+from custosd.flow.bounded import as_completed, each
 
 
 class Gauge:
@@ -105,3 +109,178 @@ async def test_an_error_of_the_items_themselves_comes_out(
 
 async def test_no_items_give_no_outcomes():
     assert await each([], Gauge().work, limit=1) == []
+
+
+async def test_progress_is_told_after_each_end_with_the_total_where_it_is_known(
+    autojump_clock: trio.testing.MockClock,
+):
+    told: list[tuple[int, int | None]] = []
+
+    def progress(done: int, total: int | None) -> None:
+        told.append((done, total))
+
+    await each([2, 1, 3], Gauge().work, limit=3, progress=progress)
+    await each(iter([1, 1]), Gauge().work, limit=3, progress=progress)
+    async with as_completed([2, 1], Gauge().work, limit=2, progress=progress) as ended:
+        async for _ in ended:
+            pass
+    assert told == [(1, 3), (2, 3), (3, 3), (1, None), (2, None), (1, 2), (2, 2)]
+
+
+async def test_an_error_of_progress_comes_out_and_ends_the_calls(
+    autojump_clock: trio.testing.MockClock,
+):
+    def progress(done: int, total: int | None) -> None:
+        raise LookupError
+
+    gauge = Gauge()
+    with pytest.RaisesGroup(LookupError):
+        await each([1, 9], gauge.work, limit=2, progress=progress)
+    assert (gauge.now, trio.current_time()) == (0, 1)
+
+
+async def test_as_completed_gives_each_outcome_when_it_ends_with_its_place(
+    autojump_clock: trio.testing.MockClock,
+):
+    async def invert(x: int) -> float:
+        await trio.sleep(x)
+        return 1 / (x - 2)
+
+    seen = []
+    async with as_completed([4, 3, 2, 1], invert, limit=3) as ended:
+        async for index, result in ended:
+            value = result.value if isinstance(result, outcome.Value) else type(result.error)
+            seen.append((trio.current_time(), index, value))
+    assert seen == [(2, 2, ZeroDivisionError), (3, 1, 1), (3, 3, -1), (4, 0, 0.5)] or seen == [
+        (2, 2, ZeroDivisionError),
+        (3, 3, -1),
+        (3, 1, 1),
+        (4, 0, 0.5),
+    ]
+
+
+async def test_none_is_a_result_and_ends_no_iteration(autojump_clock: trio.testing.MockClock):
+    async def nothing(takes_s: float) -> None:
+        await trio.sleep(takes_s)
+
+    async with as_completed([1, 2, 3], nothing, limit=1) as ended:
+        assert [(i, o.unwrap()) async for i, o in ended] == [(0, None), (1, None), (2, None)]
+
+
+async def test_leaving_early_cancels_the_rest_and_takes_no_further_item(
+    autojump_clock: trio.testing.MockClock,
+):
+    gauge, limiter, taken = Gauge(), trio.CapacityLimiter(2), []
+
+    def items() -> Iterator[float]:
+        for takes_s in (1, 9, 9, 9, 9, 9, 9):
+            taken.append(takes_s)
+            yield takes_s
+
+    async with as_completed(items(), gauge.work, limit=limiter) as ended:
+        async for _ in ended:
+            break
+    assert trio.current_time() == 1
+    assert (gauge.now, limiter.borrowed_tokens) == (0, 0)
+    assert len(taken) <= 4
+    with pytest.raises(trio.ClosedResourceError):
+        await anext(ended)
+
+
+async def test_the_blocks_own_error_comes_out_as_it_is(autojump_clock: trio.testing.MockClock):
+    gauge, error = Gauge(), KeyError("mine")
+    with pytest.raises(KeyError) as raised:
+        async with as_completed([1, 9], gauge.work, limit=2) as ended:
+            async for _ in ended:
+                raise error
+    assert raised.value is error
+    assert error.__context__ is None
+    assert gauge.now == 0
+
+
+async def test_as_completed_lets_an_error_of_the_items_out(
+    autojump_clock: trio.testing.MockClock,
+):
+    def items() -> Iterator[float]:
+        yield 1.0
+        raise LookupError
+
+    gauge = Gauge()
+    with pytest.RaisesGroup(LookupError):
+        async with as_completed(items(), gauge.work, limit=2) as ended:
+            async for _ in ended:
+                pass
+    assert gauge.now == 0
+
+
+async def test_a_slow_reader_holds_back_its_own_items_and_nobody_elses(
+    autojump_clock: trio.testing.MockClock,
+):
+    """Four are unread or under way; the limiter that others share is free meanwhile."""
+    gauge, limiter, begun = Gauge(), trio.CapacityLimiter(4), 0
+
+    async def work(takes_s: float) -> float:
+        nonlocal begun
+        begun += 1
+        return await gauge.work(takes_s)
+
+    async with as_completed([1.0] * 20, work, limit=limiter) as ended:
+        await trio.sleep(100)
+        assert (begun, limiter.borrowed_tokens) == (4, 0)
+        assert len([index async for index, _ in ended]) == 20
+    assert trio.current_time() == 104
+
+
+async def test_cancellation_of_the_reader_ends_all_of_as_completed(
+    autojump_clock: trio.testing.MockClock,
+):
+    gauge = Gauge()
+    with trio.move_on_after(1.5) as scope:
+        async with as_completed([1, 9, 9], gauge.work, limit=2) as ended:
+            async for _ in ended:
+                pass
+    assert scope.cancelled_caught
+    assert gauge.now == 0
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_cancelled_anywhere_every_place_comes_back(
+    autojump_clock: trio.testing.MockClock, reads: bool
+):
+    gauge, limiter = Gauge(), trio.CapacityLimiter(2)
+
+    async def scenario() -> None:
+        if not reads:
+            await each([1, 3, 2, 1], gauge.work, limit=limiter)
+            return
+        async with as_completed([1, 3, 2, 1], gauge.work, limit=limiter) as ended:
+            async for _ in ended:
+                await trio.sleep(0.5)
+
+    def check() -> None:
+        assert (gauge.now, limiter.borrowed_tokens) == (0, 0)
+
+    assert await cancel_at_every_checkpoint(scenario, check) > 8
+
+
+@given(st.lists(st.integers(0, 6), max_size=15), st.integers(1, 4), st.integers(0, 15))
+def test_both_ways_every_item_has_one_outcome_and_the_limit_holds(
+    durations: list[int], limit: int, read: int
+):
+    async def main() -> None:
+        ordered, unordered = Gauge(), Gauge()
+        results = await each(durations, ordered.work, limit=limit)
+        assert [r.unwrap() for r in results] == [s * 10 for s in durations]
+        seen: dict[int, float] = {}
+        async with as_completed(durations, unordered.work, limit=limit) as ended:
+            async for index, result in ended:
+                assert index not in seen
+                seen[index] = result.unwrap()
+                if len(seen) == read:
+                    break
+        assert seen == {index: durations[index] * 10 for index in seen}
+        assert len(seen) == (min(read, len(durations)) if read else len(durations))
+        assert max(ordered.most, unordered.most) <= limit
+        assert ordered.now == unordered.now == 0
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))

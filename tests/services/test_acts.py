@@ -416,6 +416,20 @@ async def test_the_whole_fleet_is_paused_and_resumed_by_name(
     assert (await bench(Act.RESUME, "fleet")).outcome is O.DONE
 
 
+async def test_a_shorter_pause_does_not_end_a_longer_one_of_somebody_else(
+    bench: Bench, autojump_clock: Clock
+) -> None:
+    await bench(Act.PAUSE, "bob")
+    answer = await bench(Act.PAUSE, "bob", arguments={"for_s": 60})
+    assert (answer.outcome, "lift that first" in answer.message) == (O.REFUSED, True)
+    hold = bench.holds.get(HoldKind.PAUSE, BOB)
+    assert hold is not None
+    assert hold.until_utc is None
+    await bench(Act.RESUME, "bob")
+    assert (await bench(Act.PAUSE, "bob", arguments={"for_s": 60})).outcome is O.DONE
+    assert (await bench(Act.PAUSE, "bob", arguments={"for_s": 600})).outcome is O.DONE
+
+
 @pytest.mark.parametrize("act", [Act.ESTOP, Act.THAW])
 async def test_an_emergency_stop_is_never_for_one(
     bench: Bench, autojump_clock: Clock, act: Act

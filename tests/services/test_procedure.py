@@ -1,7 +1,7 @@
 """One restart: cut between any two instructions and taken up again, it is done exactly once."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -27,7 +27,7 @@ from custosd.core.evidence import Condition, Observation, Source, Value
 from custosd.core.facts import Fact, RestartChanged, RestartStepped
 from custosd.core.liveness import LivenessLimits, Lives, Watched
 from custosd.core.restarts import Cause, Restart, RestartState, RestartStep, StepState
-from custosd.ports import AgentControl, HandOver
+from custosd.ports import AgentControl, HandOver, Lease
 from custosd.services.beats import BeatRegister
 from custosd.services.procedure import LeaseLost, Procedure, ProcedureLimits, ProcedurePorts
 
@@ -251,6 +251,31 @@ async def test_beats_of_the_old_incarnation_are_refused_once_the_new_one_is_ther
     assert table.register.offer(Beat(ADA, 2, 10**9), "socket") == "future_epoch"
 
 
+async def test_the_next_incarnation_is_heard_from_its_start_on_and_not_before(
+    table: Table, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """An old one that calls itself the next would else vouch for what was never started."""
+    hung(table)
+    assert table.register.offer(Beat(ADA, 0, 1), "socket") is None
+    nursery.start_soon(table.speak)
+    told: list[tuple[str, str | None]] = []
+
+    class Speaking(Cuts):
+        async def call(self, name: str, act: Callable[[], Awaitable[object]]) -> object:
+            answer = await super().call(name, act)
+            beat = Beat(ADA, 1, len(told) + 1)
+            told.append((name, table.register.offer(beat, "socket")))
+            return answer
+
+    procedure = table.procedure(await table.intend(Cause.HANG))
+    control = CutControl(procedure.ports.control, Speaking())
+    procedure.ports = replace(procedure.ports, control=control)
+    ended = await procedure.run()
+    assert ended.state is S.SUCCEEDED
+    early = [(name, "future_epoch") for name in ("interrupt", "stop", "kill")]
+    assert told == [*early, ("spawn", None)]
+
+
 @pytest.mark.parametrize(
     ("trouble", "code", "starts"),
     [
@@ -403,6 +428,89 @@ async def test_an_emergency_stop_ends_it_before_the_next_act(
     assert before not in [call for call, _ in table.machine.calls]
     assert ended.steps[-1].result == "estop"
     assert ended.failure == ""
+
+
+async def test_a_hold_that_came_while_it_was_looked_for_is_seen_before_the_spawn(
+    table: Table, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """It was out of sight for three seconds, in which a person said stop."""
+    dead(table)
+    procedure = table.procedure(await table.intend())
+
+    async def come_into_sight() -> None:
+        await trio.sleep(3)
+        table.held = "estop"
+        table.machine.blind.clear()
+
+    def withheld(_: Restart) -> str:
+        if not table.machine.blind and not table.held:
+            table.machine.blind.add(ADA)
+            nursery.start_soon(come_into_sight)
+        return table.held
+
+    procedure.ports = replace(procedure.ports, withheld=withheld)
+    ended = await procedure.run()
+    assert (ended.state, procedure.code) == (S.ABANDONED, "estop")
+    assert ended.steps[-1].step is P.SPAWN
+    assert table.machine.calls == []
+
+
+async def test_who_cannot_be_seen_right_before_the_spawn_is_not_started_a_second_time(
+    table: Table, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Verified dead, and out of sight then: there may be one already."""
+    dead(table)
+    procedure = table.procedure(await table.intend())
+
+    def go_out_of_sight(_: Restart) -> str:
+        table.machine.blind.add(ADA)
+        return ""
+
+    procedure.ports = replace(procedure.ports, withheld=go_out_of_sight)
+    ended = await procedure.run()
+    assert (ended.state, ended.failure) == (S.FAILED, "not_seen")
+    assert ended.steps[-1].step is P.SPAWN
+    assert table.machine.calls == []
+
+
+class SlowOnce(MemoryActions):
+    """A store that writes each lease down at once, and tells of one of them 20 s later."""
+
+    def __init__(self, now_utc: NowUtc, slow: int) -> None:
+        super().__init__(now_utc)
+        self._slow = slow
+        self._asked = 0
+
+    async def take_lease(self, name: str, owner: str, ttl_s: float) -> Lease | None:
+        lease = await super().take_lease(name, owner, ttl_s)
+        self._asked += 1
+        if self._asked == self._slow:
+            await trio.sleep(20)
+        return lease
+
+
+@pytest.mark.parametrize("slow", range(1, 7))
+async def test_however_late_the_store_answers_the_lease_outlasts_the_act(
+    table: Table, slow: int, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """Else another daemon could take over while it is still being done."""
+    hung(table)
+    nursery.start_soon(table.speak)
+    store = table.actions = SlowOnce(table.now_utc, slow)
+    left_s: dict[str, float] = {}
+
+    class Noting(Cuts):
+        async def call(self, name: str, act: Callable[[], Awaitable[object]]) -> object:
+            lease = store._leases["restart:ada"]
+            left_s[name] = (lease.expires_utc - table.now_utc()).total_seconds()
+            return await super().call(name, act)
+
+    procedure = table.procedure(await table.intend(Cause.HANG))
+    control = CutControl(procedure.ports.control, Noting())
+    procedure.ports = replace(procedure.ports, control=control)
+    await procedure.run()
+    assert left_s.keys() == {"interrupt", "stop", "kill", "spawn"}
+    assert min(left_s.values()) >= table.limits.act_s, left_s
 
 
 async def test_a_store_that_is_away_holds_up_the_act_and_evidence_is_taken_anew(

@@ -1,5 +1,6 @@
 """A changed configuration is taken up as a whole; a wrong one changes nothing."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import trio
@@ -12,6 +13,7 @@ from custosd.config.problems import InvalidConfig, Problem, ProblemKind
 from custosd.config.reading import Origin, Reading
 from custosd.config.settings import Config, GuardianSettings, TranscriptSettings
 from custosd.core.agents import AgentId
+from custosd.core.errors import ConfigError
 from custosd.core.explanations import Setting
 from custosd.core.facts import ConfigReloaded, Fact
 from custosd.flow.latest import Latest
@@ -34,6 +36,7 @@ class Stage:
 
     files: Config | InvalidConfig = field(default_factory=Config)
     adopted: list[Config] = field(default_factory=list)
+    adopt: Callable[[Config], None] | None = None
     runs: list[float] = field(default_factory=list)
     manager: RecordingServiceManager = field(default_factory=RecordingServiceManager)
 
@@ -63,7 +66,7 @@ class Stage:
         return Reload(
             self.read,
             self.in_force,
-            self.adopted.append,
+            self.adopt or self.adopted.append,
             self.renewal,
             told,
             self.manager,
@@ -105,6 +108,23 @@ async def test_a_wrong_file_changes_nothing_and_every_problem_is_told(
     # The next good one is compared with what is in force, not with the wrong one.
     stage.files = CHANGED
     assert (await reload.reload()).changed == ("guardian.interval",)
+
+
+async def test_what_can_not_be_acted_upon_is_told_and_the_old_stays_in_force(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    stage = Stage()
+
+    def refuse(_config: Config) -> None:
+        raise ConfigError("agent ada: no such pane")
+
+    stage.adopt = refuse
+    reload = await stage.start(nursery)
+    stage.files = CHANGED
+    told = await reload.reload()
+    assert told.failure == "agent ada: no such pane"
+    assert (stage.runs, stage.renewal.value) == ([60.0], Config())
+    assert stage.in_force.reading.config == Config()
 
 
 async def test_the_service_manager_is_told_of_the_beginning_and_the_end_of_each_reload(

@@ -70,6 +70,17 @@ def another(
     return Daemon(machine, store, now_utc, everybody, settings or RestarterSettings())
 
 
+def spread_over(daemon: Daemon, hosts: int) -> dict[str, list[AgentId]]:
+    """Have its agents run on so many hosts; returns who is on which."""
+    on: dict[str, list[AgentId]] = {f"h{n + 1}": [] for n in range(hosts)}
+    for number, agent in enumerate(daemon.agents):
+        on[f"h{number % hosts + 1}"].append(agent)
+    told = {agent: Supervised(host, "acct") for host, agents in on.items() for agent in agents}
+    daemon.agents = told
+    daemon.restarter = daemon.make_restarter()
+    return on
+
+
 def started(machine: Machine) -> list[AgentId]:
     return [agent for agent, _, _ in machine.starts]
 
@@ -204,6 +215,21 @@ async def test_an_emergency_stop_in_mid_procedure_stops_it_and_a_thaw_begins_ane
     (row,) = await daemon.rows()
     assert (row.state, row.steps[-1].result) == (S.ABANDONED, "estop")
     assert daemon.view.value.hands.lives[ADA].state is AgentState.RUNNING
+
+
+async def test_told_to_observe_from_now_on_it_leaves_off_what_has_stopped_nobody_yet(
+    daemon: Daemon, machine: Machine, autojump_clock: Clock, nursery: trio.Nursery
+) -> None:
+    """It is looking at the dead one already, and has not laid hands on it."""
+    await nursery.start(daemon.run)
+    machine.end(ADA)
+    await trio.sleep(2)
+    assert list(daemon.view.value.hands.restarting) == [ADA]
+    daemon.restarter.adopt(replace(daemon.settings, acting=False))
+    await trio.sleep(600)
+    assert machine.calls == []
+    (row,) = await daemon.rows()
+    assert (row.state, row.steps[-1].result) == (S.ABANDONED, "observing")
 
 
 async def test_a_crash_loop_backs_off_ends_in_quarantine_and_a_release_counts_anew(
@@ -391,6 +417,56 @@ async def test_a_mass_death_is_healed_at_the_pace_of_the_budget(
     assert sorted(started(machine)) == sorted(daemon.agents)
     why = {f.why for f in daemon.told if isinstance(f, RestartWithheld)}
     assert "fleet_budget" in why
+
+
+async def test_however_many_hands_are_free_the_fleets_burst_is_all_that_is_started(
+    machine: Machine, now_utc: NowUtc, autojump_clock: Clock, nursery: trio.Nursery
+) -> None:
+    """No host has used up its own budget."""
+    settings = limits(RestarterSettings(), common_cause=1000, concurrency=100)
+    daemon = another(machine, now_utc, agents=30, settings=settings)
+    spread_over(daemon, 3)
+    await nursery.start(daemon.run)
+    for agent in list(machine.workers)[:9]:
+        machine.end(agent)
+    await trio.sleep(40)
+    assert len(machine.starts) == 5
+
+
+async def test_a_host_that_has_used_up_its_budget_holds_no_other_host_up(
+    machine: Machine, now_utc: NowUtc, autojump_clock: Clock, nursery: trio.Nursery
+) -> None:
+    """The fleet may start ten at once, each of its two hosts five."""
+    settings = limits(RestarterSettings(), common_cause=1000, concurrency=100, fleet_share=0.25)
+    daemon = another(machine, now_utc, agents=40, settings=settings)
+    hosts = spread_over(daemon, 2)
+    await nursery.start(daemon.run)
+    for agent in [*hosts["h1"][:7], *hosts["h2"][:2]]:
+        machine.end(agent)
+    await trio.sleep(8)
+    on_host = sorted(daemon.agents[agent].host for agent in started(machine))
+    assert on_host == ["h1"] * 5 + ["h2"] * 2
+    why = {f.why for f in daemon.told if isinstance(f, RestartWithheld)}
+    assert why == {"host_budget"}
+    await trio.sleep(60)
+    assert len(machine.starts) == 9
+
+
+async def test_who_waits_for_the_fleets_budget_is_told_of_though_all_hands_are_busy(
+    machine: Machine, now_utc: NowUtc, autojump_clock: Clock, nursery: trio.Nursery
+) -> None:
+    settings = limits(RestarterSettings(), common_cause=1000, fleet_burst=2, concurrency=2)
+    daemon = another(machine, now_utc, agents=30, settings=settings)
+    await nursery.start(daemon.run)
+    dead = list(machine.workers)[:4]
+    machine.mute |= set(dead)  # so that a restart takes as long as it may
+    for agent in dead:
+        machine.end(agent)
+    await trio.sleep(10)
+    assert len(daemon.view.value.hands.restarting) == 2
+    told = [f for f in daemon.told if isinstance(f, RestartWithheld)]
+    assert {f.why for f in told} == {"fleet_budget"}
+    assert sorted(f.agent for f in told) == sorted({*dead} - {*started(machine)})
 
 
 async def test_no_more_restarts_than_hands(

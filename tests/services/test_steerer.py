@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import pairwise
 
 import pytest
@@ -185,6 +185,26 @@ async def test_in_observe_it_is_written_down_told_and_never_sent(
         assert stage.steerer.get(item.id).state is S.EXPIRED  # type: ignore[union-attr]
         assert stage.arrived() == []
         assert stage.concerns() == {"standing:ada"}
+
+
+async def test_a_proposal_that_ran_out_a_moment_ago_can_not_be_approved_any_more(
+    autojump_clock: Clock, now_utc: Wall
+) -> None:
+    """The wall clock was set, and nobody has looked at what is over since."""
+    ahead = timedelta()
+    async with running(Stage(lambda: now_utc() + ahead, SUGGEST)) as stage:
+        stage.meet(ADA)
+        stage.judge(ADA, Standing.STUCK)
+        await trio.sleep(60)
+        (item,) = await stage.stored()
+        assert item.state is S.PROPOSED
+        ahead = item.expires_utc - now_utc()
+        answer = await stage.steerer.approve(item.id, "uid:0")
+        assert answer.outcome is ActOutcome.REFUSED
+        assert "ran out" in answer.message
+        await trio.sleep(600)
+        assert await stage.states() == [S.EXPIRED]
+        assert stage.arrived() == []
 
 
 async def test_in_suggest_a_person_decides(autojump_clock: Clock, now_utc: Wall) -> None:

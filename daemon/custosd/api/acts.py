@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 
 import msgspec
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -25,6 +26,8 @@ from custosd.api.bodies import Bodies
 from custosd.core.acts import TELLING, Act, ActOutcome, ActRequest
 from custosd.core.tokens import Token
 from custosd.ports import ActDoor
+
+log = structlog.get_logger()
 
 STATUS: Mapping[ActOutcome, HTTPStatus] = {
     ActOutcome.DONE: HTTPStatus.OK,
@@ -69,6 +72,7 @@ class ActsEndpoint:
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 return problem(HTTPStatus.BAD_REQUEST, "malformed", _words(error))
         if not _may(token, asked.act):
+            log.warning("act.denied", token=token.id, act=asked.act.value)
             words = f"this token has no scope for {asked.act.value}"
             return problem(HTTPStatus.FORBIDDEN, "denied", words)
         done = await self._door.perform(

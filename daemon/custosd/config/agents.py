@@ -15,6 +15,7 @@ from custosd.config.kinds import (
     Folders,
     HttpUrl,
     Name,
+    Shaped,
     Switch,
     Text,
     Words,
@@ -24,12 +25,18 @@ from custosd.config.section import Conflict, Section, Side, default, required
 ControlName = Literal["none", "systemd", "command", "http"]
 ChannelName = Literal["none", "inbox", "http", "command", "tmux"]
 
+UNIT = r"[A-Za-z0-9_][A-Za-z0-9:_.@\\-]{0,246}\.service"
+"""One unit: neither an option of systemctl nor a pattern that many units fit."""
+
+PANE = r"[^:.=%@$]+:[^:.]+\.[0-9]+|%[0-9]+"
+"""One pane, by its place or by its id."""
+
 NEEDS_OF_CONTROL = {"systemd": ("unit",), "command": ("start",), "http": ("control_url",)}
 NEEDS_OF_CHANNEL = {
     "inbox": ("inbox",),
     "http": ("letter_url",),
     "command": ("letter_command",),
-    "tmux": ("tmux_target",),
+    "tmux": ("tmux_target", "tmux_programs"),
 }
 
 
@@ -66,7 +73,7 @@ class AgentSettings(Section):
         "none",
         "How it is stopped and started; none: it is never restarted, a person is asked instead.",
     )
-    unit: Annotated[str, Text(optional=True)] = default(
+    unit: Annotated[str, Shaped("name of one unit", UNIT, "custosd-agent@a.service")] = default(
         "", "With control systemd: the unit it runs as, such as custosd-agent@builder-1.service."
     )
     start: Annotated[tuple[str, ...], Words("words of a command", '["/opt/agent/run"]')] = default(
@@ -97,7 +104,7 @@ class AgentSettings(Section):
     letter_command: Annotated[
         tuple[str, ...], Words("words of a command", '["/opt/agent/tell"]')
     ] = default([], "With channel command: what brings it a letter, which it reads as JSON.")
-    tmux_target: Annotated[str, Text(optional=True)] = default(
+    tmux_target: Annotated[str, Shaped("name of one pane", PANE, "main:1.0")] = default(
         "", "With channel tmux: the pane it runs in, as tmux calls it: session:window.pane."
     )
     tmux_socket: Annotated[Path | None, AbsolutePath("socket", optional=True)] = default(

@@ -442,6 +442,32 @@ class Name(Kind):
 
 
 @dataclass(frozen=True, slots=True)
+class Shaped(Kind):
+    """A text of one shape, given as a pattern; empty too. `example` shows people the shape."""
+
+    what: str
+    pattern: str
+    example: str
+
+    @property
+    def form(self) -> str:
+        return f"{self.what}, such as {self.example}; or empty"
+
+    @property
+    def expected(self) -> str:
+        return f"the {self.form}"
+
+    @property
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": f"^({self.pattern})?$"}
+
+    def parse(self, value: object) -> str:
+        if not isinstance(value, str) or (value and not re.fullmatch(self.pattern, value)):
+            raise Refused
+        return value
+
+
+@dataclass(frozen=True, slots=True)
 class Words(Kind):
     """A list of texts; what each is, `what` says."""
 

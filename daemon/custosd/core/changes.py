@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from custosd.core.agents import AgentId
 from custosd.core.facts import (
     ActPerformed,
+    AgentDismissed,
     AmnestyGranted,
     BeatMissed,
     ConcernResolved,
@@ -40,6 +41,7 @@ HELD = {
 
 _Own = (
     LifeChanged
+    | AgentDismissed
     | BeatMissed
     | RestartChanged
     | RestartStepped
@@ -75,6 +77,7 @@ def change(fact: Fact, agent: AgentId) -> str:
             return _of_people(fact, agent)
         case (
             LifeChanged()
+            | AgentDismissed()
             | BeatMissed()
             | RestartChanged()
             | RestartStepped()
@@ -132,7 +135,7 @@ def _because(reason: str) -> str:
     return f": {reason}" if reason else ""
 
 
-def _of_agent(fact: _Own) -> str:
+def _of_agent(fact: _Own) -> str:  # noqa: PLR0911 - one line a kind of fact
     match fact:
         case LifeChanged():
             shown = ", ".join(
@@ -145,6 +148,8 @@ def _of_agent(fact: _Own) -> str:
                 words = f"still {fact.after.value}"
             words += f": {fact.condition.value}, {fact.reason}"
             return f"{words} [{shown}]" if shown else words
+        case AgentDismissed():
+            return "watched no longer"
         case BeatMissed():
             return f"{fact.misses} beats missed, silent for {in_words(fact.silent_s)}"
         case RestartChanged():

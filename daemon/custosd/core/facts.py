@@ -144,6 +144,13 @@ class LifeChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentDismissed:
+    """An agent is watched no longer: it left the configuration, or its time was up."""
+
+    agent: AgentId
+
+
+@dataclass(frozen=True, slots=True)
 class BeatMissed:
     """An agent was not heard for so many of its intervals; told once for each rung."""
 
@@ -314,6 +321,7 @@ Fact = (
     | SweepFinished
     | FactsDropped
     | LifeChanged
+    | AgentDismissed
     | BeatMissed
     | BeatsRefused
     | BeatsSuperseded

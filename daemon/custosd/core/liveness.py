@@ -36,7 +36,7 @@ from custosd.core.evidence import (
     Source,
     Value,
 )
-from custosd.core.facts import AmnestyGranted, BeatMissed, Fact, LifeChanged
+from custosd.core.facts import AgentDismissed, AmnestyGranted, BeatMissed, Fact, LifeChanged
 from custosd.core.holds import FLEET
 from custosd.core.ladder import (
     DEGRADE,
@@ -203,7 +203,13 @@ class Lives:
         life.ended = life.ended or ENDED_AS_TOLD
         facts = self._settled(life, now, plan=False)
         self.unwatch(agent)
-        return facts
+        return (*facts, AgentDismissed(agent))
+
+    def dismiss(self, agent: AgentId) -> None:
+        """Watch an agent no longer, whatever becomes of it; the next `due` tells so."""
+        if agent in self._lives:
+            self.unwatch(agent)
+            self._untold.append(AgentDismissed(agent))
 
     def lacks_process(self, agent: AgentId, pid: int) -> bool:
         """Whether a process of this id, which speaks for an agent, is not known to live."""
@@ -449,12 +455,11 @@ class Lives:
         if self._fences is not None:
             self._fences.expect(agent, epoch)
 
-    def restart_began(self, agent: AgentId, next_epoch: int, now: float) -> tuple[Fact, ...]:
+    def restart_began(self, agent: AgentId, now: float) -> tuple[Fact, ...]:
         """From now on the silence of an agent, and its end, are our doing."""
         life = self._lives.get(agent)
         if life is None:
             return ()
-        self.expect(agent, next_epoch)
         life.restarting = life.ours = True
         self._suspected.pop(agent, None)
         return self._settled(life, now)

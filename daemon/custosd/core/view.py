@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 from custosd.core.agents import TRANSITIONS, AgentId, AgentRef, AgentState
 from custosd.core.facts import (
+    AgentDismissed,
     AgentForgotten,
     AgentSeen,
     ConcernResolved,
@@ -95,6 +96,9 @@ class Hands:
                         at_utc,
                         fact.evidence,
                     )
+                case AgentDismissed():
+                    lives.pop(fact.agent, None)
+                    restarting.pop(fact.agent, None)
                 case RestartChanged():
                     restarting.pop(fact.agent, None)
                     if fact.state not in ENDED:
@@ -120,7 +124,15 @@ class Hands:
         )
 
 
-_FOR_HANDS = (LifeChanged, RestartChanged, HoldPlaced, HoldLifted, Escalated, ConcernResolved)
+_FOR_HANDS = (
+    LifeChanged,
+    AgentDismissed,
+    RestartChanged,
+    HoldPlaced,
+    HoldLifted,
+    Escalated,
+    ConcernResolved,
+)
 
 
 @dataclass(frozen=True, slots=True)

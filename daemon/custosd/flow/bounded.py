@@ -4,7 +4,8 @@ Laws: an item's failure is kept beside the others' results, never turned into an
 value; cancellation is no failure: it ends the whole call, and every started item with it.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sized
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import outcome
@@ -13,31 +14,37 @@ import trio
 T = TypeVar("T")
 R = TypeVar("R")
 
+# Called with how many items have ended, and how many there are (None: nobody can tell yet).
+Progress = Callable[[int, int | None], None]
+
 
 async def each(
     items: Iterable[T],
     fn: Callable[[T], Awaitable[R]],
     *,
     limit: int | trio.CapacityLimiter,
+    progress: Progress | None = None,
 ) -> list[outcome.Outcome[R]]:
     """Call `fn` on every item; return the outcomes in the order of the items.
 
     A number bounds the calls of this one use; a limiter is shared with whoever else has it
     (then `fn` itself must not acquire it: that would wait for itself). Items are taken one
-    by one, as room comes up. Raises: no `Exception` of `fn`: those are in the outcomes, and
-    `unwrap()` raises them there; an error of `items` itself comes out, in an
-    `ExceptionGroup`, and ends the calls that are under way.
+    by one, as room comes up. `progress` is called after each item's end and may not wait.
+    Raises: no `Exception` of `fn`: those are in the outcomes, and `unwrap()` raises them
+    there; an error of `items` or of `progress` comes out, in an `ExceptionGroup`, and ends
+    the calls that are under way.
     """
     limiter = trio.CapacityLimiter(limit) if isinstance(limit, int) else limit
     outcomes: dict[int, outcome.Outcome[R]] = {}
+    total = len(items) if isinstance(items, Sized) else None
 
     async def call(index: int, item: T, borrower: object) -> None:
         try:
-            outcomes[index] = outcome.Value(await fn(item))
-        except Exception as error:  # noqa: BLE001 - kept whole, as this item's outcome
-            outcomes[index] = outcome.Error(error)
+            outcomes[index] = await _outcome(fn, item)
         finally:
             limiter.release_on_behalf_of(borrower)
+        if progress is not None:
+            progress(len(outcomes), total)
 
     async with trio.open_nursery() as nursery:
         for index, item in enumerate(items):
@@ -45,3 +52,79 @@ async def each(
             await limiter.acquire_on_behalf_of(borrower)
             nursery.start_soon(call, index, item, borrower)
     return [outcomes[index] for index in range(len(outcomes))]
+
+
+@asynccontextmanager
+async def as_completed(
+    items: Iterable[T],
+    fn: Callable[[T], Awaitable[R]],
+    *,
+    limit: int | trio.CapacityLimiter,
+    progress: Progress | None = None,
+) -> AsyncIterator[AsyncIterator[tuple[int, outcome.Outcome[R]]]]:
+    """Call `fn` on every item; iterate over (index of the item, its outcome) as they end.
+
+    `async with as_completed(...) as ended: async for index, result in ended: ...`. Calls
+    are under way inside the block only: leaving it early cancels them, waits for their
+    clean-up, and takes no further item. A slow reader holds back the items of this use: no
+    more are under way or unread than the limit; a shared limiter's places are held by calls,
+    not by unread outcomes. Otherwise as `each`; the block's own error comes out as it is.
+    """
+    limiter = trio.CapacityLimiter(limit) if isinstance(limit, int) else limit
+    send, receive = trio.open_memory_channel[tuple[int, outcome.Outcome[R]]](0)
+    error_of_block: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery, receive:
+            nursery.start_soon(_deliver, items, fn, limiter, progress, send)
+            try:
+                yield receive
+            except BaseException as error:
+                error_of_block = error
+                raise
+            finally:
+                nursery.cancel_scope.cancel("the block over as_completed was left")
+    except BaseExceptionGroup as group:
+        # The nursery has put it into a group, which says nothing if it is alone there.
+        if group.exceptions != (error_of_block,):
+            raise
+    else:
+        error_of_block = None
+    if error_of_block is not None:
+        raise error_of_block
+
+
+async def _deliver(
+    items: Iterable[T],
+    fn: Callable[[T], Awaitable[R]],
+    limiter: trio.CapacityLimiter,
+    progress: Progress | None,
+    send: trio.MemorySendChannel[tuple[int, outcome.Outcome[R]]],
+) -> None:
+    unread = trio.CapacityLimiter(1)
+    total = len(items) if isinstance(items, Sized) else None
+    done = 0
+
+    async def call(index: int, item: T, borrower: object) -> None:
+        nonlocal done
+        async with limiter:
+            result = await _outcome(fn, item)
+        done += 1
+        if progress is not None:
+            progress(done, total)
+        await send.send((index, result))
+        unread.release_on_behalf_of(borrower)
+
+    async with send, trio.open_nursery() as nursery:
+        for index, item in enumerate(items):
+            # Whoever shares the limiter may have changed it since the last item.
+            unread.total_tokens = max(limiter.total_tokens, 1)
+            borrower = object()
+            await unread.acquire_on_behalf_of(borrower)
+            nursery.start_soon(call, index, item, borrower)
+
+
+async def _outcome(fn: Callable[[T], Awaitable[R]], item: T) -> outcome.Outcome[R]:
+    try:
+        return outcome.Value(await fn(item))
+    except Exception as error:  # noqa: BLE001 - kept whole, as this item's outcome
+        return outcome.Error(error)

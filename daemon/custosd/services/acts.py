@@ -7,7 +7,8 @@
 Laws:
 
 1. Whatever was asked, by whom, and what came of it, is a fact: also what was refused, failed
-   or only tried. Acts that only tell (`why`, `forecast`) are none: they change nothing.
+   or only tried. Whom a door turns away (no token, no scope) never asked: that is in the log.
+   Acts that only tell (`why`, `forecast`) are no facts: they change nothing.
 2. With `dry_run` nothing is changed: nothing placed, stored, lifted or sent but that fact.
 3. `perform` never raises for what it is asked, and ends within its time.
 4. An argument that an act does not know is refused: a misspelt limit must not mean no limit.
@@ -416,6 +417,11 @@ class Acts:
         if standing is not None and standing.until_utc == until:
             already = f"{named} is {HELD[kind]} by {standing.by} already"
             return ActAnswer(ActOutcome.NOTHING_TO_DO, already, _held(standing))
+        if standing is not None and _ends_sooner(until, standing):
+            # Whoever wants it for longer must not find it gone because of somebody else.
+            until_then = "" if standing.until_utc is None else f" until {standing.until_utc:%H:%M}"
+            longer = f"{named} is {HELD[kind]} by {standing.by}{until_then}: lift that first"
+            return ActAnswer(ActOutcome.REFUSED, longer, _held(standing))
         hold = Hold(kind, request.subject, request.author, reason, now, until)
         if request.dry_run:
             return _would(f"{named} would be {HELD[kind]}{end}: {effect}", _held(hold))
@@ -484,6 +490,12 @@ def _would(words: str, detail: Mapping[str, object] | None = None) -> ActAnswer:
 
 def _nothing(words: str) -> ActAnswer:
     return ActAnswer(ActOutcome.NOTHING_TO_DO, words)
+
+
+def _ends_sooner(until: datetime | None, standing: Hold) -> bool:
+    if until is None:
+        return False
+    return standing.until_utc is None or until < standing.until_utc
 
 
 def _held(hold: Hold) -> dict[str, object]:

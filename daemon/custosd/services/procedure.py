@@ -81,7 +81,7 @@ class LivesOfAgents(Protocol):
         """Let in beats of this incarnation, which is about to begin."""
         ...
 
-    def restart_began(self, agent: AgentId, next_epoch: int, now: float) -> Sequence[Fact]:
+    def restart_began(self, agent: AgentId, now: float) -> Sequence[Fact]:
         """From now on the silence of an agent is our doing."""
         ...
 
@@ -192,7 +192,6 @@ class Procedure:
             if not passed(self.restart, RestartStep.SPAWN):
                 await self._spawn()
             else:
-                self._expect()
                 await self._tell_spawned()
             if not passed(self.restart, RestartStep.FIRST_BEAT):
                 await self._see_first_beat()
@@ -562,8 +561,8 @@ class Procedure:
 
     async def _tell_began(self) -> None:
         self._told_began = True
-        agent, epoch = self.restart.agent, self.restart.next_epoch
-        await self._tell(self.ports.lives.restart_began(agent, epoch, trio.current_time()))
+        agent, now = self.restart.agent, trio.current_time()
+        await self._tell(self.ports.lives.restart_began(agent, now))
 
     async def _tell_changed(self, failure: str) -> None:
         restart = self.restart

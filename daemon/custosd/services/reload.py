@@ -14,6 +14,7 @@ from custosd.config.in_force import InForce
 from custosd.config.problems import InvalidConfig
 from custosd.config.reading import Reading
 from custosd.config.settings import Config
+from custosd.core.errors import ConfigError
 from custosd.core.facts import ConfigReloaded, Fact
 from custosd.flow.latest import Latest
 from custosd.flow.renewal import Renewal
@@ -28,9 +29,9 @@ MOST_NAMED = 50
 class Reload:
     """Reads the configuration again, on demand; one at a time.
 
-    `read` gives the new configuration or raises `InvalidConfig`; `adopt` makes what is
-    not made by a service, before the services that changed are run anew; `in_force` is told
-    where each value was written.
+    `read` gives the new configuration or raises `InvalidConfig`; `adopt` makes what is not
+    made by a service, or raises `ConfigError` and has changed nothing, before the services
+    that changed are run anew; `in_force` is told where each value was written.
     """
 
     def __init__(
@@ -73,7 +74,11 @@ class Reload:
             return ConfigReloaded((), (), problems or str(error))
         after = reading.config
         at_once, later = changed_keys(before, after)
-        self._adopt(after)
+        try:
+            self._adopt(after)
+        except ConfigError as error:
+            log.error("config.refused", problems=1, error=str(error)[:2_000])
+            return ConfigReloaded((), (), str(error))
         self._in_force.reading = reading
         renewed = await self._renewal.renew(after)
         log.info(

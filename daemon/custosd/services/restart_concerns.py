@@ -114,9 +114,7 @@ class IncidentDesk:
                 reason=turn.reason,
             )
             if turn.turn is IncidentTurn.OPENED:
-                reason = "agents_fail_alike"
-                if incident.id.startswith(f"{BREAKER}/"):
-                    reason = "many_suspects"
+                reason = reason_of(incident.id)
                 await self._concerns.escalate("incident", incident.id, reason)
         for turn in latest.values():
             if turn.turn is IncidentTurn.CLOSED:
@@ -160,6 +158,11 @@ class IncidentDesk:
         return tuple(
             hold for hold in self._holds.all() if hold.kind is HoldKind.INCIDENT and hold.by == US
         )
+
+
+def reason_of(incident: str) -> str:
+    """Why a person is asked about an incident."""
+    return "many_suspects" if incident.startswith(f"{BREAKER}/") else "agents_fail_alike"
 
 
 def _short(seconds: float | None) -> float | None:

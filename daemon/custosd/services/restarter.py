@@ -67,7 +67,12 @@ from custosd.services.procedure import (
     ProcedurePorts,
     changed,
 )
-from custosd.services.restart_concerns import US, IncidentDesk, RestartConcerns
+from custosd.services.restart_concerns import (
+    US,
+    IncidentDesk,
+    RestartConcerns,
+    reason_of,
+)
 
 log = structlog.get_logger()
 
@@ -75,6 +80,9 @@ LONGEST_WAIT_S = 60.0
 SHORTEST_WAIT_S = 0.05
 STORE_RETRY_S = 5.0
 """How soon a restart that could not be written down is tried again."""
+
+ORDER_LAPSES_S = 600.0
+"""How old an order may be that nobody began: after our own absence nobody waits for it."""
 
 LEASE_RETRY_S = 5.0
 """How soon a restart that another daemon carries out is looked at again."""
@@ -193,6 +201,7 @@ class Restarter:
         self._running: dict[AgentId, Restart] = {}
         self._open: dict[AgentId, tuple[float, Restart]] = {}
         self._orders: dict[AgentId, Restart] = {}
+        self._gone: list[AgentId] = []
         self._unanswered: set[str] = set()
         self._line: set[AgentId] = set()
         self._due: list[tuple[float, AgentId]] = []
@@ -243,6 +252,11 @@ class Restarter:
             self._put_back(restart, STORE_RETRY_S)
             words = f"the database did not answer; if it has the order, it is carried out: {error}"
             return ActAnswer(ActOutcome.FAILED, words)
+        except trio.Cancelled:
+            # Whoever asked has gone; in writing, it is an order like any other all the same.
+            self._unanswered.add(restart.id)
+            self._put_back(restart, STORE_RETRY_S)
+            raise
         finally:
             del self._running[agent]
             self._alarm.ring()
@@ -327,15 +341,42 @@ class Restarter:
         self._orders.clear()
         self._line.clear()
         self._desk.restore(now)
+        await self._escalate_again()
         for row in rows:
             self._remember(row)
-            if not row.ended:
+            if not row.ended and not await self._lapsed(row, now_utc):
                 self._open[row.agent] = (now, row)
         self._news += self._replay(rows, now, now_utc)
         for agent, life in self._view.value.hands.lives.items():
             # Its restart was over, and we were too before we could say so.
             if life.state is AgentState.RESTARTING and agent not in self._open:
                 await self._tell(self._ports.lives.restart_ended(agent, False, now))  # noqa: FBT003 - the port's
+
+    async def _escalate_again(self) -> None:
+        """Concerns are not stored; the holds that they are about are."""
+        for hold in self._ports.holds.all():
+            if hold.by != US:
+                continue
+            if hold.kind is HoldKind.QUARANTINE:
+                await self._concerns.escalate("quarantine", hold.subject, hold.reason)
+            elif hold.kind is HoldKind.INCIDENT:
+                await self._concerns.escalate("incident", hold.subject, reason_of(hold.subject))
+
+    async def _lapsed(self, row: Restart, now_utc: datetime) -> bool:
+        """Whether it is an order that nobody began and nobody waits for any more; it ends then."""
+        age_s = (now_utc - row.intended_utc).total_seconds()
+        begun = row.state is not RestartState.INTENDED
+        if begun or row.cause is not Cause.REQUESTED or age_s < ORDER_LAPSES_S:
+            return False
+        over = replace(row, state=RestartState.ABANDONED, ended_utc=now_utc)
+        log.warning("restart.lapsed", agent=row.agent, restart=row.id, age_s=round(age_s))
+        try:
+            await self._ports.store.save_restart(over)
+        except StoreError as error:
+            log.warning("store.lost", during="restart", error=str(error), waiting=1)
+            return False
+        self._remember(over)
+        return True
 
     async def _read_restarts(self, since_utc: datetime, pulse: Pulse) -> tuple[Restart, ...]:
         away = False
@@ -382,6 +423,8 @@ class Restarter:
     async def _look(self, nursery: trio.Nursery) -> None:
         now, now_utc = trio.current_time(), self._ports.now_utc()
         agents = self._take_due(now)
+        for agent in self._take_gone():
+            self._news += await self._take_leave(agent)
         await self._follow_quarantines(now)
         news = [*self._news, *await self._desk.follow()]
         self._news.clear()
@@ -421,8 +464,23 @@ class Restarter:
             due.add(heapq.heappop(self._due)[1])
         if before is None or len(lives) != len(before.hands.lives):
             self._count_agents()
+        if before is not None and lives is not before.hands.lives:
+            self._gone += before.hands.lives.keys() - lives.keys()
         self._seen = view
         return sorted(due)
+
+    def _take_gone(self) -> list[AgentId]:
+        gone, self._gone = sorted(set(self._gone)), []
+        return gone
+
+    async def _take_leave(self, agent: AgentId) -> tuple[IncidentNews, ...]:
+        """An agent is watched no longer: nobody is asked about it, and it fails with nobody."""
+        self._bad_at.pop(agent, None)
+        self._late_at.pop(agent, None)
+        self._line.discard(agent)
+        self._concerns.no_longer_withheld(agent)
+        await self._concerns.resolve("life", agent, "dismissed")
+        return self._incidents.recovered(agent)
 
     def _count_agents(self) -> None:
         counts: dict[str, int] = {}

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,19 @@ async def test_no_signal_goes_to_a_successor_with_the_same_id(scene: CommandScen
     assert (sight.value, sight.detail) == (Value.BAD, "process_gone")
     assert not is_gone(process)
     assert send(process, signal.SIGKILL, group=True)
+
+
+async def test_a_process_that_has_the_id_of_an_earlier_one_is_not_hit() -> None:
+    """What is sent goes to the process that was known, or to nobody."""
+    with child("sleep", "1000", process_group=0) as successor:
+        process = identify(successor.pid)
+        assert process is not None
+        earlier = replace(process, started_ticks=process.started_ticks - 1)
+        for group in (False, True):
+            assert not send(earlier, signal.SIGKILL, group=group)
+        # A signal that was sent has been heeded by the time that this one has.
+        assert send(process, signal.SIGTERM)
+        assert successor.wait() == -signal.SIGTERM
 
 
 async def test_a_signal_goes_to_the_whole_group(scene: CommandScene) -> None:

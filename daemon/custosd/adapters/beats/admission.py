@@ -85,7 +85,7 @@ class Admission:
         self._door = door
         self._tokens = tokens
         self._uid_of = uid_of
-        self._trusted = frozenset({0, os.geteuid()}) - {OVERFLOW_UID}
+        self._trusted = frozenset({0, os.geteuid()})
 
     def admit(
         self,

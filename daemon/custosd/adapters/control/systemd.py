@@ -133,7 +133,7 @@ class SystemdControl(AgentControl):
         await self._remember(hand_over.agent, _Start(key, "", returned=True))
 
     async def _properties(self) -> dict[str, str]:
-        told = await self._run("show", f"--property={','.join(PROPERTIES)}", self._unit)
+        told = await self._run("show", f"--property={','.join(PROPERTIES)}", "--", self._unit)
         if told.status != 0:
             raise ControlError("systemctl_failed", f"systemctl show {self._unit}: {_words(told)}")
         lines = told.stdout.decode("utf-8", "replace").splitlines()
@@ -157,7 +157,7 @@ class SystemdControl(AgentControl):
             raise ControlError("handover_unwritten", f"{file}: {error.strerror}") from error
 
     async def _do(self, verb: str, *options: str) -> None:
-        told = await self._run(verb, *options, self._unit)
+        told = await self._run(verb, *options, "--", self._unit)
         words = _words(told)
         if told.status == 0 or (verb == "kill" and any(said in words for said in _NOBODY_LEFT)):
             return
