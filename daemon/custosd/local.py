@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -72,6 +73,10 @@ def local_hands(
     """Everything that the daemon acts with on this machine."""
     state = config.daemon.state_folder(environ)
     hand_overs = state.with_name(f"{state.name}-handover")
+    if hand_overs.is_dir():
+        # Agents that are started by hand come through here, too; they do not see who else does.
+        with suppress(OSError):
+            hand_overs.chmod(0o711)
 
     async def serve_doors(doors: Doors, task_status: trio.TaskStatus[None]) -> None:
         await open_doors(config, environ, doors, task_status)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 PROJECT = Path(__file__).resolve().parent.parent.parent
 UNIT = "custosd.service"
 STATE = Path("/var/lib/custosd")
+HAND_OVERS = Path("/var/lib/custosd-handover")
 LONGEST_WAIT_S = 30
 
 Line = dict[str, Any]
@@ -95,7 +97,8 @@ def uninstall() -> None:
     """Stop the unit and forget all that it did; its next start is its first."""
     systemctl("stop", UNIT, check=False)
     systemctl("reset-failed", UNIT, check=False)
-    shutil.rmtree(STATE, ignore_errors=True)
+    for folder in (STATE, HAND_OVERS):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def processes_of_the_unit() -> dict[int, str]:
@@ -148,6 +151,14 @@ class Journal:
     def wait_for(self, event: str, **fields: object) -> Line:
         """The next line of this event with these fields; `PRIORITY` and `_PID` as journald says."""
         return self._wait({"event": event} | fields)
+
+    def wait_for_all(
+        self, event: str, key: str, values: Iterable[object], **fields: object
+    ) -> None:
+        """Lines of this event with these fields, one for each value of `key`, in any order."""
+        missing = set(values)
+        while missing:
+            missing.discard(self.wait_for(event, **fields)[key])
 
     def wait_for_text(self, text: str) -> Line:
         """The next line with this text in it, whoever wrote it: in `MESSAGE`."""

@@ -33,7 +33,9 @@ def test_a_command_runs_in_a_machine_of_its_own_and_leaves_nothing(tmp_path: Pat
 
 @pytest.mark.systemd
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("inside", ["inside_toy_unit.py", "inside_daemon_unit.py"])
+@pytest.mark.parametrize(
+    "inside", ["inside_toy_unit.py", "inside_daemon_unit.py", "inside_fleet_unit.py"]
+)
 def test_the_daemon_under_a_real_systemd(
     inside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
