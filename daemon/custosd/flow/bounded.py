@@ -74,15 +74,16 @@ async def as_completed(
     send, receive = trio.open_memory_channel[tuple[int, outcome.Outcome[R]]](0)
     error_of_block: BaseException | None = None
     try:
-        async with trio.open_nursery() as nursery, receive:
-            nursery.start_soon(_deliver, items, fn, limiter, progress, send)
-            try:
-                yield receive
-            except BaseException as error:
-                error_of_block = error
-                raise
-            finally:
-                nursery.cancel_scope.cancel("the block over as_completed was left")
+        with receive:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_begin_calls, items, fn, limiter, progress, send, nursery)
+                try:
+                    yield receive
+                except BaseException as error:
+                    error_of_block = error
+                    raise
+                finally:
+                    nursery.cancel_scope.cancel("the block over as_completed was left")
     except BaseExceptionGroup as group:
         # The nursery has put it into a group, which says nothing if it is alone there.
         if group.exceptions != (error_of_block,):
@@ -93,34 +94,41 @@ async def as_completed(
         raise error_of_block
 
 
-async def _deliver(
+async def _begin_calls(
     items: Iterable[T],
     fn: Callable[[T], Awaitable[R]],
     limiter: trio.CapacityLimiter,
     progress: Progress | None,
     send: trio.MemorySendChannel[tuple[int, outcome.Outcome[R]]],
+    nursery: trio.Nursery,
 ) -> None:
     unread = trio.CapacityLimiter(1)
     total = len(items) if isinstance(items, Sized) else None
     done = 0
 
-    async def call(index: int, item: T, borrower: object) -> None:
+    async def call(
+        index: int,
+        item: T,
+        borrower: object,
+        send: trio.MemorySendChannel[tuple[int, outcome.Outcome[R]]],
+    ) -> None:
         nonlocal done
-        async with limiter:
-            result = await _outcome(fn, item)
-        done += 1
-        if progress is not None:
-            progress(done, total)
-        await send.send((index, result))
-        unread.release_on_behalf_of(borrower)
+        with send:  # the last one to close it ends the iteration
+            async with limiter:
+                result = await _outcome(fn, item)
+            done += 1
+            if progress is not None:
+                progress(done, total)
+            await send.send((index, result))
+            unread.release_on_behalf_of(borrower)
 
-    async with send, trio.open_nursery() as nursery:
+    with send:
         for index, item in enumerate(items):
             # Whoever shares the limiter may have changed it since the last item.
             unread.total_tokens = max(limiter.total_tokens, 1)
             borrower = object()
             await unread.acquire_on_behalf_of(borrower)
-            nursery.start_soon(call, index, item, borrower)
+            nursery.start_soon(call, index, item, borrower, send.clone())
 
 
 async def _outcome(fn: Callable[[T], Awaitable[R]], item: T) -> outcome.Outcome[R]:
