@@ -363,8 +363,16 @@ class ActionStore(Protocol):
         """Place a hold; one of the same key is replaced."""
         ...
 
+    async def place_holds(self, holds: Sequence[Hold]) -> None:
+        """Place holds, all or none, in one statement; of one key the last one stays."""
+        ...
+
     async def lift_hold(self, kind: HoldKind, subject: str) -> bool:
         """Lift a hold; False: there is none."""
+        ...
+
+    async def lift_holds(self, keys: Collection[tuple[HoldKind, str]]) -> int:
+        """Lift holds by kind and subject, in one statement; return how many there were."""
         ...
 
     async def holds(self) -> tuple[Hold, ...]:

@@ -424,6 +424,31 @@ class ActionContract:
         await store.place_hold(again)
         assert await store.holds() == (again,)
 
+    async def test_many_holds_are_placed_and_lifted_as_one_is(self, store: ActionStore) -> None:
+        told = [
+            some.hold(HoldKind.INCIDENT, f"i {HOSTILE}", HOSTILE, agents=(A, f"b {HOSTILE}", "")),
+            some.hold(HoldKind.QUARANTINE, until_utc=NOON - MINUTE),
+            some.hold(HoldKind.PAUSE),
+            some.hold(HoldKind.PAUSE, B, "first"),
+            some.hold(HoldKind.PAUSE, B, "last", agents=(B, A)),
+        ]
+        await store.place_hold(some.hold(HoldKind.PAUSE, text="before"))
+        for _ in range(2):
+            await store.place_holds(told)
+            assert set(await store.holds()) == {*told[:3], told[4]}
+        await store.place_holds(())
+        assert await store.lift_holds(()) == 0
+        keys = [told[0].key, (HoldKind.ESTOP, A), told[2].key]
+        assert await store.lift_holds(keys) == 2
+        assert await store.lift_holds(keys) == 0
+        assert set(await store.holds()) == {told[1], told[4]}
+
+    async def test_of_many_holds_all_are_placed_or_none(self, store: ActionStore) -> None:
+        for bad in (some.hold(subject=""), some.hold(until_utc=NAIVE)):
+            with pytest.raises(StoreRefused):
+                await store.place_holds([some.hold(), bad])
+        assert await store.holds() == ()
+
     async def test_a_hold_is_lifted_once(self, store: ActionStore) -> None:
         await store.place_hold(some.hold(HoldKind.PAUSE))
         await store.place_hold(some.hold(HoldKind.PAUSE, B))

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from custosd.core.agents import AgentId, AgentState
 from custosd.core.diagnosis import Diagnosis, LastWords, classify, fingerprint, finished, resets_at
-from custosd.core.evidence import Condition, Exit, Health, Observation, Source, Value
+from custosd.core.evidence import (
+    Condition,
+    Exit,
+    Health,
+    Observation,
+    ProcessIdentity,
+    Source,
+    Value,
+)
 from custosd.core.holds import HoldKind
 from custosd.core.incidents import Incidents, IncidentTurn
 from custosd.core.restart_budget import (
@@ -578,12 +586,15 @@ def test_no_objection_takes_two_samples_that_are_bad_and_seen(
 
 
 def test_a_process_that_spins_shows_no_progress_and_a_transcript_that_grows_does() -> None:
-    def sample(source: Source, progress: float) -> Sample:
-        return Sample(Value.OK, HUNG, (Observation(source, Value.OK, "", progress),))
+    def sample(source: Source, progress: float, process: ProcessIdentity | None = None) -> Sample:
+        return Sample(Value.OK, HUNG, (Observation(source, Value.OK, "", progress, process),))
 
     ask = {"requested": False, "told_to_end": False}
-    cpu = sample(Source.PROCESS, 1), sample(Source.PROCESS, 9)
+    spins = ProcessIdentity(7, 70, "boot")
+    cpu = sample(Source.PROCESS, 1, spins), sample(Source.PROCESS, 9, spins)
     assert objection(*cpu, **ask) == ""
+    hook = sample(Source.PROCESS, 1), sample(Source.PROCESS, 9)
+    assert objection(*hook, **ask) == "progress_seen"
     text = sample(Source.TRANSCRIPT, 1), sample(Source.TRANSCRIPT, 9)
     assert objection(*text, **ask) == "progress_seen"
 

@@ -167,6 +167,84 @@ async def test_what_the_store_refuses_holds_and_is_not_offered_for_ever(
     nursery.cancel_scope.cancel()
 
 
+async def test_many_are_placed_without_waiting_and_stored_together(
+    bench: Bench, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    await keep(nursery, bench)
+    bench.shelf.gates = [trio.Event()]
+    told = [bench.hold(K.NOTIFIED, f"life:{n}") for n in range(50)]
+    began = trio.current_time()
+    await bench.holds.place_all(told)
+    assert bench.holds.all() == tuple(sorted(told, key=lambda hold: hold.key))
+    assert bench.told() == [HoldPlaced(hold) for hold in told]
+    await trio.testing.wait_all_tasks_blocked()
+    bench.shelf.gates.clear()
+    assert trio.current_time() == began
+    assert bench.shelf.kept == {}
+    nursery.cancel_scope.cancel()
+
+
+async def test_of_many_the_one_that_the_store_refuses_keeps_no_other_out(
+    bench: Bench, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """Also when it is in the middle; and it is not offered for ever."""
+    await keep(nursery, bench)
+    bench.shelf.refused = "life:7"
+    told = [bench.hold(K.NOTIFIED, f"life:{n}") for n in range(10)]
+    with structlog.testing.capture_logs() as logged:
+        await bench.holds.place_all(told)
+        await trio.sleep(1)
+    assert set(bench.shelf.kept.values()) == {*told} - {told[7]}
+    assert set(bench.holds.all()) == {*told}
+    refused = [line["subject"] for line in logged if line["event"] == "hold.refused"]
+    assert refused == ["life:7"]
+    before = len(bench.shelf.calls)
+    await trio.sleep(300)
+    assert len(bench.shelf.calls) == before
+    nursery.cancel_scope.cancel()
+
+
+async def test_many_are_lifted_together_or_not_at_all(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    told = [bench.hold(K.NOTIFIED, f"life:{n}") for n in range(3)]
+    for hold in told:
+        await bench.holds.place(hold)
+    bench.told()
+    bench.shelf.calls.clear()
+    keys = [hold.key for hold in told[:2]]
+    bench.shelf.errors = [StoreUnavailable("away")]
+    with pytest.raises(StoreUnavailable):
+        await bench.holds.lift_all(keys, "bob")
+    assert set(bench.holds.all()) == {*told}
+    assert await bench.holds.lift_all([*keys, (K.ACK, "life:0")], "bob", "over") == 2
+    assert bench.holds.all() == (told[2],)
+    assert bench.shelf.kept == {told[2].key: told[2]}
+    assert bench.shelf.calls == ["lift 2 holds"] * 2
+    assert bench.told() == [HoldLifted(*key, "bob", "over") for key in keys]
+    assert await bench.holds.lift_all(keys, "bob") == 0
+
+
+async def test_one_placed_anew_while_many_are_lifted_stays(
+    bench: Bench, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    await keep(nursery, bench)
+    old = [bench.hold(K.NOTIFIED, f"life:{n}", "old") for n in range(2)]
+    for hold in old:
+        await bench.holds.place(hold)
+    gate = trio.Event()
+    bench.shelf.gates = [gate]
+    nursery.start_soon(bench.holds.lift_all, [hold.key for hold in old], "bob")
+    await trio.testing.wait_all_tasks_blocked()
+    fresh = bench.hold(K.NOTIFIED, "life:1", "new")
+    await bench.holds.place_all([fresh])
+    gate.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert bench.holds.all() == (fresh,)
+    assert bench.shelf.kept == {fresh.key: fresh}
+    nursery.cancel_scope.cancel()
+
+
 async def test_what_cannot_be_lifted_in_the_store_stays_in_force(
     bench: Bench, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -90,6 +90,26 @@ async def test_nobody_is_asked_about_an_agent_that_is_watched_no_longer(
     )
 
 
+async def test_whoever_has_to_wait_long_for_a_budget_is_somebodys_business(
+    machine: Machine, now_utc: NowUtc, autojump_clock: Clock, nursery: trio.Nursery
+) -> None:
+    """Twenty die at once; five may come back at once, then one a minute."""
+    daemon = another(machine, now_utc, agents=20)
+    daemon.settings = limits(RestarterSettings(), common_cause=1000)
+    daemon.restarter = daemon.make_restarter()
+    await nursery.start(daemon.run)
+    await trio.sleep(30)
+    for agent in list(machine.workers):
+        machine.end(agent)
+    await trio.sleep(60)
+    asked = {name for name in concerns(daemon) if name.startswith("life:")}
+    # The next five have their turn within five minutes; nobody is asked about them.
+    assert len(asked) == 20 - len(machine.starts) - 5
+    await trio.sleep(20 * 60)
+    assert concerns(daemon) == set()
+    assert len(machine.starts) == 20
+
+
 async def test_a_person_is_still_asked_about_a_quarantine_after_our_own_restart(
     machine: Machine, now_utc: NowUtc, autojump_clock: Clock, nursery: trio.Nursery
 ) -> None:

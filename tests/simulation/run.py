@@ -10,7 +10,7 @@ import logging
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,7 @@ from tests.simulation.world import (
     World,
 )
 
-from custosd.acting import Doors, Hands
+from custosd.acting import Doors, Hands, restarter_settings
 from custosd.adapters.judges.rules import RulesJudge
 from custosd.adapters.memory import MemoryStore
 from custosd.adapters.memory_actions import MemoryActions
@@ -43,6 +43,9 @@ from custosd.core.agents import AgentId
 from custosd.core.errors import StoreUnavailable
 from custosd.core.evidence import ProcessIdentity
 from custosd.ports import Restored, TranscriptSource
+
+Strike = Callable[[World, float], None]
+"""Puts things of a test's own on the world's calendar, which begins at this time."""
 
 START_UTC = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -70,7 +73,13 @@ class Simulation:
     agents: int
     hours: float
     rates: Rates
+    restarts: RestartSettings = field(default_factory=RestartSettings)
+    strike: Strike | None = None
     wall_offset_s: float = 0.0
+    away: bool = False
+    lives: int = 0
+    set_forward: bool = False
+    """The wall clock, since the daemon was started last."""
     store: MemoryStore = field(default_factory=MemoryStore)
     witness: Witness = field(default_factory=Witness)
     excuses: Excuses = field(default_factory=Excuses)
@@ -83,6 +92,8 @@ class Simulation:
         start = trio.current_time()
         end = start + self.hours * 3600
         faults = plan(world, self.rates, self.hours, start)
+        if self.strike is not None:
+            self.strike(world, start)
         async with trio.open_nursery() as nursery:
             await nursery.start(world.turn)
             nursery.start_soon(self._spoil_store, actions, faults)
@@ -96,10 +107,13 @@ class Simulation:
                 await trio.sleep_until(min(end, max(fault.at + fault.length, down_at)))
                 # While it is away and for the amnesty after that, nothing can be seen.
                 self.excuses.add(down_at, trio.current_time() + 400)
+                if self.set_forward:
+                    self.excuses.recounted.append(trio.current_time())
+                self.set_forward = False
             nursery.cancel_scope.cancel()
         told = tuple(illnesses(world, self.witness, self.excuses))
-        restarts = RestartSettings()
-        problems = broken(world, self.witness, self.excuses, end, restarts.burst, restarts.window_s)
+        limits = restarter_settings(self.restarts).limits
+        problems = broken(world, self.witness, self.excuses, end, limits)
         return Outcome(
             self.seed,
             self.agents * self.hours,
@@ -124,6 +138,7 @@ class Simulation:
             AgentSettings(
                 id=agent.id,
                 account=agent.account,
+                host=agent.host,
                 control="command",
                 start=("x",),
                 # Every other one is known by its beats and its process alone.
@@ -131,7 +146,7 @@ class Simulation:
             )
             for number, agent in enumerate(world.agents.values())
         )
-        config = Config(agents=agents)
+        config = Config(agents=agents, restarts=self.restarts)
         async with trio.open_nursery() as life:
             outside = Outside(
                 self.store,
@@ -145,7 +160,10 @@ class Simulation:
             )
             life.start_soon(supervise_fleet, config, outside, trio.Event())
             await trio.sleep_until(until)
+            # A kill: nothing that is in flight, or that it would still like to write, arrives.
+            self._cut_off(actions)
             life.cancel_scope.cancel()
+        self._connect(actions)
         world.door = None
         world.watches.clear()
 
@@ -166,6 +184,7 @@ class Simulation:
             owner = world.owners.get(pid)
             return world.identity(owner) if owner is not None and owner.pid == pid else None
 
+        self.lives += 1
         return Hands(
             actions,
             lambda _roster: SimulatedProber(world),
@@ -176,6 +195,8 @@ class Simulation:
             serve,
             identify,
             trio.current_time,
+            f"custosd:{self.lives}",
+            lambda owner: owner != f"custosd:{self.lives}",
         )
 
     async def _spoil_store(self, actions: MemoryActions, faults: Sequence[DaemonFault]) -> None:
@@ -183,27 +204,44 @@ class Simulation:
             if fault.kind != "store":
                 continue
             await trio.sleep_until(fault.at)
-            self.store.fail_with(StoreUnavailable("the simulated database is away"))
-            actions.fail_with(StoreUnavailable("the simulated database is away"))
+            self.away = True
+            self._cut_off(actions)
             await trio.sleep(fault.length)
+            self.away = False
+            self._connect(actions)
+            self.excuses.add(fault.at, trio.current_time() + 400)
+
+    def _cut_off(self, actions: MemoryActions) -> None:
+        self.store.fail_with(StoreUnavailable("the simulated database is away"))
+        actions.fail_with(StoreUnavailable("the simulated database is away"))
+
+    def _connect(self, actions: MemoryActions) -> None:
+        if not self.away:
             self.store.fail_with(None)
             actions.fail_with(None)
-            self.excuses.add(fault.at, trio.current_time() + 400)
 
     async def _set_clocks(self, faults: Sequence[DaemonFault]) -> None:
         for fault in faults:
             if fault.kind == "wall":
                 await trio.sleep_until(fault.at)
                 self.wall_offset_s += fault.length
+                self.set_forward |= fault.length > 0
 
 
-def simulate(seed: int, agents: int, hours: float, rates: Rates) -> Outcome:
+def simulate(
+    seed: int,
+    agents: int,
+    hours: float,
+    rates: Rates,
+    restarts: RestartSettings | None = None,
+    strike: Strike | None = None,
+) -> Outcome:
     """Run one seed in its own event loop and virtual time."""
     # trio shuffles ready tasks; seeded, the same seed meets the same order.
     trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[attr-defined]
     trio._core._run._r = random.Random(seed)  # type: ignore[attr-defined]
     random.seed(seed)
-    simulation = Simulation(seed, agents, hours, rates)
+    simulation = Simulation(seed, agents, hours, rates, restarts or RestartSettings(), strike)
     clock = trio.testing.MockClock(autojump_threshold=0)
     return trio.run(simulation.run, clock=clock)
 

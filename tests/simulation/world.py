@@ -48,6 +48,7 @@ class SimulatedAgent:
 
     id: AgentId
     account: str
+    host: str = ""
     epoch: int = 0
     sequence: int = 0
     body: Body = Body.HEALTHY
@@ -89,15 +90,19 @@ Event = tuple[float, int, Callable[[], None]]
 class World:
     """All agents, what happens to them, and what is done to them."""
 
-    def __init__(self, seed: int, agents: int, accounts: int = 3) -> None:
+    def __init__(self, seed: int, agents: int, accounts: int = 3, hosts: int = 3) -> None:
         self.random = random.Random(seed)
         self.agents = {
-            (name := AgentId(f"agent-{n}")): SimulatedAgent(name, f"account-{n % accounts}")
+            (name := AgentId(f"agent-{n}")): SimulatedAgent(
+                name, f"account-{n % accounts}", f"host-{n * hosts // agents}"
+            )
             for n in range(agents)
         }
         self.deeds: list[Deed] = []
         self.broken: list[Deed] = []
         """What must not have happened."""
+        self.reported: list[Deed] = []
+        """Deaths that the kernel told of at once, because the process was watched."""
         self.door: BeatDoor | None = None
         """None while the daemon is down: beats are lost then."""
         self.loss = 0.0
@@ -230,6 +235,7 @@ class World:
             del self.watches[agent.id]
             self._deaths.append(Death(agent.id, watched, agent.exit))
             self._died.set()
+            self.reported.append(self.deeds[-1])
 
     def finish(self, agent: SimulatedAgent) -> None:
         """Have an agent end its work and its process, as it should."""

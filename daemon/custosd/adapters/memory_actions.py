@@ -3,7 +3,7 @@
 Law: a method does all or nothing, and nothing at all while `fail_with` is in force.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -158,10 +158,22 @@ class MemoryActions:
         check_hold(hold)
         self._holds[hold.key] = hold
 
+    async def place_holds(self, holds: Sequence[Hold]) -> None:
+        """See the port."""
+        await self._reach()
+        for hold in holds:
+            check_hold(hold)
+        self._holds.update((hold.key, hold) for hold in holds)
+
     async def lift_hold(self, kind: HoldKind, subject: str) -> bool:
         """See the port."""
         await self._reach()
         return self._holds.pop((kind, subject), None) is not None
+
+    async def lift_holds(self, keys: Collection[tuple[HoldKind, str]]) -> int:
+        """See the port."""
+        await self._reach()
+        return sum(self._holds.pop(key, None) is not None for key in keys)
 
     async def holds(self) -> tuple[Hold, ...]:
         """See the port."""

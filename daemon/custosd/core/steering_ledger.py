@@ -6,6 +6,7 @@ Laws:
 2. It is bounded: what is closed goes when it is old, or when there is too much of it.
 """
 
+import heapq
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
@@ -26,6 +27,9 @@ class SteeringLedger:
         self._unmeasured: dict[str, None] = {}
         self._dead: dict[str, None] = {}
         self._sent: dict[str, datetime] = {}
+        self._over: list[tuple[datetime, str]] = []
+        """A heap of what ended and was measured, by age; what is not so any more is passed over."""
+        self._in_heap: set[str] = set()
         self._uplifts: dict[tuple[SteeringKind, SteeringReason], Uplift] | None = None
 
     def __len__(self) -> int:
@@ -60,6 +64,9 @@ class SteeringLedger:
         began = started_utc(item) is not None
         _mark(self._unmeasured, item.id, holds=began and item.measured_utc is None)
         _mark(self._dead, item.id, holds=is_dead_letter(item))
+        if self._is_over(item.id) and item.id not in self._in_heap:
+            heapq.heappush(self._over, (item.proposed_utc, item.id))
+            self._in_heap.add(item.id)
         if item.delivered_utc is not None and not by_person(item):
             self._sent[item.id] = item.delivered_utc
         if item.measured_utc is not None:
@@ -95,14 +102,23 @@ class SteeringLedger:
         return self._uplifts
 
     def prune(self, now_utc: datetime, history_s: float, most: int) -> int:
-        """Forget what ended and is older than `history_s`, or too much; returns how many."""
+        """Forget what ended and is older than `history_s`, or too much; returns how many.
+
+        Costs what it forgets.
+        """
         since_utc = now_utc - timedelta(seconds=history_s)
-        ended = [i for i in self._items.values() if i.id not in self._open | self._unmeasured]
-        ended.sort(key=lambda item: item.proposed_utc)
-        surplus = max(0, len(self._items) - most)
-        gone = [i for n, i in enumerate(ended) if n < surplus or i.proposed_utc < since_utc]
+        surplus = len(self._items) - most
+        gone: list[Intervention] = []
+        while self._over and (len(gone) < surplus or self._over[0][0] < since_utc):
+            _, name = heapq.heappop(self._over)
+            self._in_heap.discard(name)
+            if self._is_over(name):
+                gone.append(self._items[name])
         self._forget(gone)
         return len(gone)
+
+    def _is_over(self, name: str) -> bool:
+        return name not in self._open and name not in self._unmeasured
 
     def _forget(self, items: Iterable[Intervention]) -> None:
         for item in items:

@@ -6,12 +6,13 @@
 Laws:
 
 1. Each concern is told once by each way, over restarts too: the ways that it was told by
-   stand in its NOTIFIED hold, which is placed after the telling. A crash between the two tells
-   it twice, never not at all.
+   stand in its NOTIFIED hold, which is placed after the telling, and stored after that. A
+   crash before it is stored tells it twice, never not at all.
 2. Its end is told by the ways that told it, and by no other; then the hold is lifted, and an
    ACK with it, so that the same concern is news when it comes again.
 3. One notice at a time by each way. A way that fails holds up no other, and is tried again for
-   as long as the concern lasts.
+   as long as the concern lasts. No notice waits for the store, whatever it is at.
+4. A storm costs the store as many calls as one concern.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -82,7 +83,6 @@ class _Alerting:
         self._seen: set[str] = set()
         self._over: dict[str, datetime] = {}
         self._lifting: set[str] = set()
-        self._marking = trio.Lock()
 
     async def run(self, pulse: Pulse, task_status: trio.TaskStatus[None]) -> None:
         """See `keep_alerts`."""
@@ -96,7 +96,8 @@ class _Alerting:
             while True:
                 self._alarm.rewind()
                 self._look()
-                await self._lift()
+                with pulse.waiting():
+                    await self._lift()
                 pulse.beat()
                 with pulse.waiting():
                     await self._alarm.wait()
@@ -154,17 +155,19 @@ class _Alerting:
             self._alarm.ring()
 
     async def _lift(self) -> None:
-        for name in sorted(self._lifting):
-            try:
-                for kind in (HoldKind.ACK, HoldKind.NOTIFIED):
-                    await self._holds.lift(kind, name, BY, "resolved")
-            except StoreError as error:
-                log.warning(
-                    "store.lost", during="alerting", error=str(error), waiting=len(self._lifting)
-                )
-                self._alarm.after(STORE_RETRY_S)
-                return
-            self._lifting.discard(name)
+        names = frozenset(self._lifting)
+        if not names:
+            return
+        keys = [(kind, name) for name in names for kind in (HoldKind.ACK, HoldKind.NOTIFIED)]
+        try:
+            await self._holds.lift_all(keys, BY, "resolved")
+        except StoreError as error:
+            log.warning(
+                "store.lost", during="alerting", error=str(error), waiting=len(self._lifting)
+            )
+            self._alarm.after(STORE_RETRY_S)
+        else:
+            self._lifting -= names
             self._ring()
 
     def _is_quiet(self, concern: str, agent: AgentId | None) -> bool:
@@ -251,19 +254,21 @@ class _Alerting:
         await trio.sleep(again_in_s)
 
     async def _mark(self, way: _Way, matters: Sequence[Matter], *, resolved: bool) -> None:
-        """Note in the holds what has been told; one after the other, for ways share a hold."""
-        async with self._marking:
-            for matter in matters:
-                hold = self._holds.get(HoldKind.NOTIFIED, matter.concern)
-                ways = _ways_of(hold) if hold is not None else frozenset[str]()
-                # It may have been over before this was told: then its end is still to be.
-                self._seen.add(matter.concern)
-                if not resolved:
-                    await self._holds.place(self._notified(matter, ways | {way.name}))
-                elif ways & self._names - {way.name}:
-                    await self._holds.place(self._notified(matter, ways - {way.name}))
-                else:
-                    self._done_with(matter.concern)
+        """Note in the holds what has been told."""
+        noted: list[Hold] = []
+        for matter in matters:
+            hold = self._holds.get(HoldKind.NOTIFIED, matter.concern)
+            ways = _ways_of(hold) if hold is not None else frozenset[str]()
+            # It may have been over before this was told: then its end is still to be.
+            self._seen.add(matter.concern)
+            if not resolved:
+                noted.append(self._notified(matter, ways | {way.name}))
+            elif ways & self._names - {way.name}:
+                noted.append(self._notified(matter, ways - {way.name}))
+            else:
+                self._done_with(matter.concern)
+        # Nothing has been awaited since they were read: other ways note in the same holds.
+        await self._holds.place_all(noted)
 
     def _notified(self, matter: Matter, ways: Collection[str]) -> Hold:
         agents = (matter.agent,) if matter.agent is not None else ()

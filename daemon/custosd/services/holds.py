@@ -9,9 +9,11 @@ Laws:
 3. Whoever acts asks `holding` right before the act, not the view: that one is a moment old.
 4. The store is told one thing after the other, and what holds then: a hold that was placed
    while another of its key was lifted, or stored, stays.
+5. Many holds cost the store no more calls than one: those that are not stored yet go there
+   together.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -90,49 +92,77 @@ class Holds:
 
     async def place(self, hold: Hold) -> bool:
         """Place a hold; False: it is in force and could not be stored yet."""
-        self._put(hold)
-        self._unsaved.add(hold.key)
-        self._wake()
-        log.info("hold.placed", kind=hold.kind, subject=hold.subject, by=hold.by)
-        await self._facts.send(HoldPlaced(hold))
+        await self.place_all([hold])
         with trio.move_on_after(PATIENCE_S), suppress(StoreError):
-            await self._save(hold.key)
+            await self._save([hold.key])
         return hold.key not in self._unsaved and hold.key not in self._refused
+
+    async def place_all(self, holds: Sequence[Hold]) -> None:
+        """Place holds and leave it to `keep` to store them, together.
+
+        All are in force before anything is awaited; waits for room in the facts, never for
+        the store.
+        """
+        for hold in holds:
+            self._put(hold)
+            self._unsaved.add(hold.key)
+            log.info("hold.placed", kind=hold.kind, subject=hold.subject, by=hold.by)
+        self._wake()
+        for hold in holds:
+            await self._facts.send(HoldPlaced(hold))
 
     async def lift(self, kind: HoldKind, subject: str, by: str, reason: str = "") -> bool:
         """Lift a hold; False: there is none. Raises `StoreError`: it is still in force.
 
         One that was placed anew meanwhile stays; the other one has ended all the same.
         """
-        return await self._lift((kind, subject), by, reason)
+        return await self.lift_all([(kind, subject)], by, reason) > 0
 
-    async def _lift(self, key: _Key, by: str, reason: str, only: Hold | None = None) -> bool:
+    async def lift_all(self, keys: Collection[_Key], by: str, reason: str = "") -> int:
+        """Lift those that there are, all or none; returns how many. As `lift` otherwise."""
+
+        def there() -> list[Hold]:
+            return [hold for key in keys if (hold := self._held.get(key)) is not None]
+
+        return await self._lift(there, by, reason)
+
+    async def _lift(self, chosen: Callable[[], list[Hold]], by: str, reason: str) -> int:
+        """Lift what is chosen once the store may be told."""
         async with self._storing:
-            hold = self._held.get(key)
-            if hold is None or (only is not None and hold is not only):
-                return False
-            await self._lift_stored(key)
-            if self._held.get(key) is not hold:
-                return True  # another one holds by now, and is not stored yet
-            del self._held[key]
-            self._naming.pop(key, None)
-            self._unsaved.discard(key)
-            self._refused.discard(key)
-        self._wake()
-        kind, subject = key
-        log.info("hold.lifted", kind=kind, subject=subject, by=by)
-        await self._facts.send(HoldLifted(kind, subject, by, reason))
-        return True
+            holds = chosen()
+            if not holds:
+                return 0
+            await self._lift_stored([hold.key for hold in holds])
+            # Where another one holds by now, it is not stored yet, and stays.
+            lifted = [hold for hold in holds if self._held.get(hold.key) is hold]
+            for hold in lifted:
+                del self._held[hold.key]
+                self._naming.pop(hold.key, None)
+                self._unsaved.discard(hold.key)
+                self._refused.discard(hold.key)
+        if lifted:
+            self._wake()
+        for hold in lifted:
+            log.info("hold.lifted", kind=hold.kind, subject=hold.subject, by=by)
+        for hold in lifted:
+            await self._facts.send(HoldLifted(hold.kind, hold.subject, by, reason))
+        return len(holds)
 
-    async def _lift_stored(self, key: _Key) -> None:
+    async def _lift_stored(self, keys: Sequence[_Key]) -> None:
+        async def lift() -> None:
+            if len(keys) == 1:
+                await self._store.lift_hold(*keys[0])
+            else:
+                await self._store.lift_holds(keys)
+
         for _ in range(_CONFLICTS):
             try:
-                await self._store.lift_hold(*key)
+                await lift()
             except StoreConflict:
                 await trio.lowlevel.checkpoint()
             else:
                 return
-        await self._store.lift_hold(*key)
+        await lift()
 
     def _put(self, hold: Hold) -> None:
         self._held[hold.key] = hold
@@ -145,24 +175,37 @@ class Holds:
         self.changed.set()
         self.changed = trio.Event()
 
-    async def _save(self, key: _Key) -> None:
-        """Store what holds now under this key, if it is not; raises `StoreError`: not stored."""
+    async def _save(self, keys: Collection[_Key]) -> None:
+        """Store what holds now under these keys, if it is not; raises `StoreError`: not stored."""
         async with self._storing:
-            while key in self._unsaved:
-                hold = self._held[key]
-                try:
-                    await self._store.place_hold(hold)
-                except StoreRefused as error:
-                    # In force until this process ends; offering it again would change nothing.
-                    log.error("hold.refused", kind=key[0], subject=key[1], error=str(error))
-                    self._unsaved.discard(key)
-                    self._refused.add(key)
-                    raise
-                except StoreError as error:
-                    log.warning("hold.unsaved", kind=key[0], subject=key[1], error=str(error))
-                    raise
-                if self._held[key] is hold:
-                    self._unsaved.discard(key)
+            while unsaved := [self._held[key] for key in keys if key in self._unsaved]:
+                await self._store_together(unsaved)
+
+    async def _store_together(self, holds: Sequence[Hold]) -> None:
+        """Store them in one unit; one that is refused keeps no other from being stored."""
+        key = holds[0].key
+        try:
+            if len(holds) == 1:
+                await self._store.place_hold(holds[0])
+            else:
+                await self._store.place_holds(holds)
+        except StoreRefused as error:
+            if len(holds) > 1:
+                middle = len(holds) // 2
+                await self._store_together(holds[:middle])
+                await self._store_together(holds[middle:])
+                return
+            # In force until this process ends; offering it again would change nothing.
+            log.error("hold.refused", kind=key[0], subject=key[1], error=str(error))
+            self._unsaved.discard(key)
+            self._refused.add(key)
+        except StoreError as error:
+            log.warning("hold.unsaved", kind=key[0], subject=key[1], error=str(error))
+            raise
+        else:
+            for hold in holds:
+                if self._held[hold.key] is hold:
+                    self._unsaved.discard(hold.key)
 
     async def _tend(self) -> None:
         """Lift what ran out and store what is not; leaves off when the store is away."""
@@ -171,26 +214,20 @@ class Holds:
         try:
             for hold in ended:
                 await self._lift_ended(hold)
-            for key in sorted(self._unsaved):
-                await self._save_if_possible(key)
-        except StoreUnavailable:
-            return
+            await self._save(sorted(self._unsaved))
+        except StoreError:
+            return  # told of where it was raised
 
     async def _lift_ended(self, hold: Hold) -> None:
+        def still_there() -> list[Hold]:
+            return [hold] if self._held.get(hold.key) is hold else []
+
         try:
-            await self._lift(hold.key, "time", "ran_out", only=hold)
+            await self._lift(still_there, "time", "ran_out")
         except StoreError as error:
             log.warning("hold.unsaved", kind=hold.kind, subject=hold.subject, error=str(error))
             if isinstance(error, StoreUnavailable):
                 raise
-
-    async def _save_if_possible(self, key: _Key) -> None:
-        try:
-            await self._save(key)
-        except StoreUnavailable:
-            raise
-        except StoreError:
-            return  # told of in `_save`
 
     async def keep(
         self,

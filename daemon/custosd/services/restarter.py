@@ -93,6 +93,8 @@ BREAKER_LOOK_S = 15.0
 REFUSED_RETRY_S = 600.0
 """How soon, where the store refused it: that is a defect, or bad data, and seldom passes."""
 
+_BUDGETS = frozenset({"fleet_budget", "host_budget"})
+
 _AT_ONCE = 256
 """Agents that are looked at before others get their turn: some milliseconds."""
 
@@ -569,7 +571,10 @@ class Restarter:
         epoch = self._ports.lives.epoch(case.agent)
         cause = case.diagnosis.cause
         await self._concerns.withhold(case.agent, epoch, cause, decision.why, until_s)
-        long = until_s is not None and until_s > self._settings.limits.escalate_wait_s
+        most_s = self._settings.limits.escalate_wait_s
+        # A budget says when the next token comes, not whose it will be.
+        waits_long = decision.why in _BUDGETS and now - case.bad_at > most_s
+        long = waits_long or (until_s is not None and until_s > most_s)
         if decision.why == "observing" or (long and not decision.why.startswith("incident:")):
             await self._concerns.escalate("life", case.agent, decision.why)
 
@@ -637,6 +642,11 @@ class Restarter:
         decision = Decision(Move.WAIT, "fleet_budget", ready_at, "restarts.fleet_share")
         for agent in sorted(self._concerns.untold(self._line, decision.why)):
             await self._withhold(self._case(agent, now, self._ports.now_utc()), decision, now)
+        limits = self._settings.limits
+        for place, agent in enumerate(sorted(self._line, key=self._place_in_line)):
+            turn_s = ready_at - now + place / limits.per_s(self._history.fleet)
+            if turn_s > limits.escalate_wait_s:
+                await self._concerns.escalate("life", agent, decision.why)
 
     def _may_start(self, agent: AgentId) -> bool:
         free = len(self._running) < self._settings.limits.concurrency

@@ -80,6 +80,9 @@ SHORTEST_WAIT_S = 0.05
 REFUSED_S = 30.0
 """How long a message that the store refused is not proposed again."""
 
+REREAD_S = 5.0
+"""How long a person waits for a message to be read again that was asked for before."""
+
 LOOK_S = 1.0
 """The least time between two looks that only the view's changes ask for."""
 
@@ -135,6 +138,7 @@ class Steerer:
         self._over: set[str] = set()
         self._lost = False
         self._room = 0
+        self._pulse: Pulse | None = None
 
     def adopt(self, limits: SteeringLimits) -> None:
         """Go by other limits from now on; what is queued too."""
@@ -174,27 +178,30 @@ class Steerer:
     ) -> ActAnswer:
         """Have an agent told a person's own words, whatever the mode, unless it is held.
 
-        Of one author's `key` there is one message, however often it is asked for. `wait_s`:
-        for how long to wait for its delivery; the answer says how far it got.
+        Of one author's `key` there is one message to an agent, however often it is asked for;
+        other words under that key are refused. `wait_s`: for how long to wait for its
+        delivery; the answer says how far it got.
         """
         problem = self._why_not(agent) or _bad_text(text)
         if problem is not None:
             return problem
-        name = "m-" + (digest_of(f"{by}\0{key}") if key else self._name_message())
+        name = "m-" + (digest_of(f"{by}\0{agent}\0{key}") if key else self._name_message())
+        item = told_by_person(
+            name,
+            agent,
+            clean_message(text),
+            by,
+            kind,
+            self._view.value.agents.get(agent),
+            self.limits,
+            self._now_utc(),
+        )
         if self._ledger.get(name) is None:
-            item = told_by_person(
-                name,
-                agent,
-                clean_message(text),
-                by,
-                kind,
-                self._view.value.agents.get(agent),
-                self.limits,
-                self._now_utc(),
-            )
             problem = self._would_steer(item) if dry_run else await self._enqueue(item)
-            if problem is not None:
-                return problem
+        if problem is None:
+            problem = _other_words(item, self._ledger.get(name))
+        if problem is not None:
+            return problem
         await self._settled(name, wait_s)
         return self._how_far(name, wait_s)
 
@@ -252,6 +259,10 @@ class Steerer:
             if not await self._record.propose(item):
                 # By an earlier request whose answer was lost: it is read with the next turn.
                 self._record.stale = True
+                self._alarm.ring()
+                with trio.move_on_after(REREAD_S):
+                    while self._ledger.get(item.id) is None:
+                        await self._record.changed.wait()
         except StoreRefused:
             message = f"the store did not take {item.id}: see the log"
             return ActAnswer(ActOutcome.FAILED, message, {"id": item.id})
@@ -317,9 +328,10 @@ class Steerer:
     async def run(self, pulse: Pulse, task_status: trio.TaskStatus[None]) -> None:
         """See `keep_steering`."""
         self._record.stale = True
+        self._pulse = pulse
         started = False
         async with trio.open_nursery() as nursery:
-            shift = Shift(nursery, trio.CapacityLimiter(self.limits.concurrency))
+            shift = Shift(nursery, trio.CapacityLimiter(self.limits.concurrency), pulse)
             nursery.start_soon(self._watch_view)
             nursery.start_soon(self._watch_holds)
             while True:
@@ -353,6 +365,7 @@ class Steerer:
             and agent.verdict.judgement.needs_steering
             and (found := need(agent)) is not None
         }
+        await self._record.tell()
         try:
             await self._work(view, needs, shift)
         except StoreError as error:
@@ -370,7 +383,8 @@ class Steerer:
     async def _work(self, view: FleetView, needs: Needs, shift: Shift) -> None:
         """Everything that is due; raises `StoreError`, and then goes on with the next turn."""
         if self._record.stale:
-            await self._record.load(self._now_utc(), self.limits.history_s, shift.sending.keys())
+            now_utc, busy = self._now_utc(), shift.sending.keys()
+            await self._record.load(now_utc, self.limits.history_s, busy, self._pulse)
         await self._dispatch.save_proofs(shift)
         for item in self._ledger.open():
             if not self._dispatch.in_hand(item, shift):
@@ -393,7 +407,7 @@ class Steerer:
         self._ledger.prune(self._now_utc(), self.limits.history_s, self.limits.most_kept)
 
     async def _save(self, item: Intervention, by: str) -> bool:
-        saved = await self._record.save(item, by)
+        saved = await self._record.save(item, by, self._pulse)
         if not saved:
             self._alarm.after(SHORTEST_WAIT_S if self._record.stale else LONGEST_WAIT_S)
         return saved
@@ -471,7 +485,7 @@ class Steerer:
         if self._refused_at.get(name, -math.inf) > trio.current_time() - REFUSED_S:
             return
         try:
-            if await self._record.propose(item):
+            if await self._record.propose(item, self._pulse):
                 self._room -= act
             else:
                 self._declined[name] = item.key
@@ -581,6 +595,18 @@ def _bad_text(text: str) -> ActAnswer | None:
         message = f"the message is too long: at most {LONGEST_MESSAGE} characters are sent"
         return ActAnswer(ActOutcome.REFUSED, message)
     return None
+
+
+def _other_words(asked: Intervention, known: Intervention | None) -> ActAnswer | None:
+    """A refusal where the key of a message was used for another one."""
+
+    def said(item: Intervention) -> tuple[str, AgentId, SteeringKind, str]:
+        return item.proposed_by, item.agent, item.kind, item.message
+
+    if known is None or said(known) == said(asked):
+        return None
+    message = f"the key stands for another message, {known.id}: choose a new key for this one"
+    return ActAnswer(ActOutcome.REFUSED, message, {"id": known.id})
 
 
 def _not_proposed(item: Intervention) -> ActAnswer | None:

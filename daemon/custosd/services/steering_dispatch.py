@@ -10,6 +10,8 @@ Laws:
    the channel drops what it has. A proof that could not be stored yet is kept, not redone.
 2. Holds are asked last: nothing is awaited between that and the channel's `deliver`.
 3. One message at a time is on its way to an agent, so many to all.
+4. An agent may be dismissed, or get another channel, whenever something is awaited: its
+   messages wait for a channel until they run out, and a person is told of what ran out.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -45,6 +47,7 @@ from custosd.core.steering_policy import (
 from custosd.core.view import AgentView, FleetView
 from custosd.flow.alarm import Alarm
 from custosd.flow.latest import Latest
+from custosd.flow.pulse import Pulse
 from custosd.ports import SteeringChannel
 from custosd.services.holds import Holds
 from custosd.services.steering_record import SteeringRecord
@@ -78,10 +81,14 @@ class _Place:
 
 @dataclass(slots=True)
 class Shift:
-    """What one incarnation of the service has under way; gone with it."""
+    """What one incarnation of the service has under way; gone with it.
+
+    `pulse` is that of its turns, which send and look; not of the deliveries that they begin.
+    """
 
     nursery: trio.Nursery
     limiter: trio.CapacityLimiter
+    pulse: Pulse
     sending: dict[AgentId, Intervention] = field(default_factory=dict)
     polling: set[AgentId] = field(default_factory=set)
     polled_at: dict[AgentId, float] = field(default_factory=dict)
@@ -154,16 +161,17 @@ class Dispatch:
             item = self._record.ledger.get(name)
             # The delivery that is under way stores its own.
             if item is None or item.agent not in shift.sending:
-                await self._save_proof(name)
+                await self._save_proof(name, shift.pulse)
 
     async def send_due(self, shift: Shift) -> None:
         """Begin the delivery of every queued message that may go, the urgent ones first."""
         queued = [item for item in self._record.ledger.open() if item.state is _S.QUEUED]
         for item in most_urgent_first(queued):
+            channel = self._ports.channels.get(item.agent)
             if (
-                self.in_hand(item, shift)
+                channel is None
+                or self.in_hand(item, shift)
                 or item.id in self._record.refused
-                or item.agent not in self._ports.channels
                 or self.held(item.agent) is not None
             ):
                 continue
@@ -171,9 +179,9 @@ class Dispatch:
             if pause_s > 0:
                 self._alarm.after(pause_s)
             else:
-                await self._send(item, shift)
+                await self._send(item, channel, shift)
 
-    async def _send(self, item: Intervention, shift: Shift) -> None:
+    async def _send(self, item: Intervention, channel: SteeringChannel, shift: Shift) -> None:
         now_utc = self._ports.now_utc()
         ours = sum(1 for sending in shift.sending.values() if not by_person(sending))
         sent_utc = self._record.ledger.sent_utc(now_utc, self.limits.fleet_period_s)
@@ -182,14 +190,15 @@ class Dispatch:
         if cleared.until_utc is not None:
             self._alarm.after((cleared.until_utc - now_utc).total_seconds())
         if cleared.void:
-            await self._record.save(moved(item, _S.EXPIRED, now_utc), "steerer")
+            await self._record.save(moved(item, _S.EXPIRED, now_utc), "steerer", shift.pulse)
         elif not cleared.why and item.hold_out:
-            if await self._record.save(kept_back(item, scene.channel, now_utc), "draw"):
+            held_out = kept_back(item, channel.name, now_utc)
+            if await self._record.save(held_out, "draw", shift.pulse):
                 self._take_place(item)
                 self._alarm.after(self.limits.outcome_s)
         elif not cleared.why:
             shift.sending[item.agent] = item
-            shift.nursery.start_soon(self._deliver, item, shift)
+            shift.nursery.start_soon(self._deliver, item, channel, shift)
 
     def _scene(self, agent: AgentId, recent_utc: tuple[datetime, ...] = ()) -> Scene:
         view, channel = self._ports.view.value, self._ports.channels.get(agent)
@@ -203,9 +212,8 @@ class Dispatch:
             recent_utc,
         )
 
-    async def _deliver(self, item: Intervention, shift: Shift) -> None:
+    async def _deliver(self, item: Intervention, channel: SteeringChannel, shift: Shift) -> None:
         """One attempt: stored, made, and its proof stored."""
-        channel = self._ports.channels[item.agent]
         try:
             async with shift.limiter:
                 tried = replace(item, attempts=item.attempts + 1, channel=channel.name)
@@ -223,7 +231,7 @@ class Dispatch:
         text = marked(item.kind, item.reason, item.message, item.id)
         epoch = life.epoch if life is not None else 0
         letter = Letter(item.id, item.agent, epoch, item.kind, text, item.expires_utc)
-        if self.outlook(item).why:
+        if self.outlook(item).why or self._ports.channels.get(item.agent) is not channel:
             return
         try:
             with trio.fail_after(self.limits.deliver_timeout_s):
@@ -254,13 +262,13 @@ class Dispatch:
             failed = moved(item, _S.FAILED, self._ports.now_utc(), failure=error.reason)
             await self._record.save(failed, item.channel)
 
-    async def _save_proof(self, intervention_id: str) -> None:
+    async def _save_proof(self, intervention_id: str, pulse: Pulse | None = None) -> None:
         receipt, at_utc = self._proofs[intervention_id]
         item = self._record.ledger.get(intervention_id)
         read = receipt.delivery is Delivery.ACKNOWLEDGED
         state = _S.ACKNOWLEDGED if read else _S.DELIVERED
         if item is not None and item.closed_utc is None and way(item.state, state):
-            await self._record.save(moved(item, state, at_utc), item.channel)
+            await self._record.save(moved(item, state, at_utc), item.channel, pulse)
         # Where it was not saved another state is stored, which is read before anything else.
         self._proofs.pop(intervention_id, None)
 
@@ -278,14 +286,17 @@ class Dispatch:
                 if agent not in shift.polling:
                     shift.polling.add(agent)
                     shift.polled_at[agent] = now_at
-                    shift.nursery.start_soon(self._poll, agent, tuple(ids), shift)
+                    channel = self._ports.channels[agent]
+                    shift.nursery.start_soon(self._poll, agent, channel, tuple(ids), shift)
             self._alarm.after(due_at - now_at)
         for agent in shift.polled_at.keys() - out.keys():
             del shift.polled_at[agent]
 
-    async def _poll(self, agent: AgentId, ids: tuple[str, ...], shift: Shift) -> None:
+    async def _poll(
+        self, agent: AgentId, channel: SteeringChannel, ids: tuple[str, ...], shift: Shift
+    ) -> None:
         try:
-            for receipt in await self._receipts(agent, ids, shift.limiter):
+            for receipt in await self._receipts(agent, channel, ids, shift.limiter):
                 await self._read(receipt)
         except StoreError as error:
             log.warning("store.lost", during="receipts", error=str(error), waiting=len(ids))
@@ -308,19 +319,22 @@ class Dispatch:
         self._alarm.ring()
 
     async def _receipts(
-        self, agent: AgentId, ids: tuple[str, ...], limiter: trio.CapacityLimiter
+        self,
+        agent: AgentId,
+        channel: SteeringChannel,
+        ids: tuple[str, ...],
+        limiter: trio.CapacityLimiter,
     ) -> Iterable[Receipt]:
         """What a channel says; nothing where it fails, which is told once until it works."""
         try:
             async with limiter:
                 with trio.fail_after(self.limits.deliver_timeout_s):
-                    receipts = await self._ports.channels[agent].receipts(ids)
+                    receipts = await channel.receipts(ids)
         except (trio.TooSlowError, ChannelError) as error:
             if agent not in self._mute:
                 self._mute.add(agent)
                 reason = error.reason if isinstance(error, ChannelError) else "timeout"
-                channel = self._ports.channels[agent].name
-                log.warning("receipts.failed", agent=agent, channel=channel, reason=reason)
+                log.warning("receipts.failed", agent=agent, channel=channel.name, reason=reason)
             return ()
         self._mute.discard(agent)
         return receipts

@@ -19,7 +19,7 @@ import structlog
 import trio
 
 from custosd.core.agents import AgentId
-from custosd.core.errors import StoreConflict, StoreError, StoreRefused
+from custosd.core.errors import StoreConflict, StoreRefused
 from custosd.core.facts import Fact, InterventionChanged
 from custosd.core.steering import Intervention, InterventionState, end_of, way
 from custosd.core.steering_ledger import SteeringLedger
@@ -88,6 +88,7 @@ class SteeringRecord:
         self._unanswered -= unanswered
         self.loaded = True
         self._wake()
+        await self.tell()
 
     def _wake(self) -> None:
         self.changed.set()

@@ -13,6 +13,7 @@ from tests.contracts.channel_contract import WORDS, ChannelContract, letter
 
 from custosd.adapters.channels import inbox_folder
 from custosd.adapters.channels.inbox import InboxChannel, InboxSettings
+from custosd.adapters.channels.inbox_folder import InboxFolder, opened
 from custosd.core.errors import ChannelError
 from custosd.core.steering import Delivery
 
@@ -89,6 +90,29 @@ async def test_an_acknowledged_letter_is_proved_and_not_written_again(client: Cl
     client.acknowledge()
     assert await proofs(client) == [("i-1", Delivery.ACKNOWLEDGED)]
     assert (await client.channel.deliver(letter())).delivery is Delivery.ACKNOWLEDGED
+    assert client.files() == ["done/i-1.json"]
+
+
+class Restless(InboxFolder):
+    """An inbox whose client moves a letter on after each look at it."""
+
+    def has(self, part: str, letter: str) -> bool:
+        found = super().has(part, letter)
+        for source, target in (("claimed", "done"), ("new", "claimed")):
+            if super().has(source, letter):
+                self._move(source, f"{letter}.json", target, f"{letter}.json")
+        return found
+
+
+async def test_a_letter_that_is_read_between_two_looks_is_not_written_again(
+    client: Client,
+) -> None:
+    """It is sent a second time, by a daemon that died before it knew of the first."""
+    await client.channel.deliver(letter())
+    with opened(client.folder) as folder:
+        restless = Restless(folder.folders)
+        receipt = client.channel._put(restless, "i-1", b"{}", datetime.now(UTC))
+    assert receipt.delivery is Delivery.ACKNOWLEDGED
     assert client.files() == ["done/i-1.json"]
 
 

@@ -18,16 +18,13 @@ NOTICE = Notice("life:ada", "life", "ada", 'ada: "$(touch x)" ; \n', resolved=Fa
 
 
 def python(script: str, **fields: float) -> CommandNotifier:
-    environment = {**os.environ, "NOTIFY_SOCKET": "/run/x", "MARK": "here"}
-    return CommandNotifier([sys.executable, "-c", script], environment=environment, **fields)
+    return CommandNotifier([sys.executable, "-c", script], environment={"MARK": "here"}, **fields)
 
 
 async def test_the_notice_is_json_on_the_standard_input_and_nothing_else(tmp_path: Path) -> None:
     got = tmp_path / "got"
     script = (
-        "import sys, os, json;"
-        f"open({str(got)!r}, 'w').write(sys.stdin.read());"
-        "sys.exit(len(sys.argv) - 1 + ('NOTIFY_SOCKET' in os.environ))"
+        f"import sys;open({str(got)!r}, 'w').write(sys.stdin.read());sys.exit(len(sys.argv) - 1)"
     )
     await python(script).notify(NOTICE)
     told = json.loads(got.read_text())
@@ -35,6 +32,41 @@ async def test_the_notice_is_json_on_the_standard_input_and_nothing_else(tmp_pat
     assert (told["concern"], told["resolved"], told["agent"]) == ("life:ada", False, "ada")
     assert told["at_utc"] == "2026-03-14T12:00:00+00:00"
     assert len(told["key"]) == 16
+
+
+@pytest.mark.parametrize(
+    "secret", ["PGPASSWORD", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_USEC", "API_TOKEN"]
+)
+async def test_nothing_of_the_daemons_environment_is_the_programs_but_what_all_need(
+    monkeypatch: pytest.MonkeyPatch, secret: str
+) -> None:
+    monkeypatch.setenv(secret, "hush")
+    script = (
+        "import os, sys;"
+        f"sys.exit(({secret!r} in os.environ) + 2 * (os.environ.get('MARK') != 'here')"
+        " + 4 * ('PATH' not in os.environ))"
+    )
+    await python(script).notify(NOTICE)
+
+
+async def test_a_group_is_killed_only_while_its_number_is_its_own() -> None:
+    """Once its leader is reaped, the number may be that of a stranger's group."""
+    script = """
+import os, sys, trio
+from datetime import UTC, datetime
+from custosd.adapters.notify.command import CommandNotifier
+from custosd.ports import Notice
+
+def audit(event, args):
+    if event == "os.killpg":
+        print(os.path.exists(f"/proc/{args[0]}"))
+
+sys.addaudithook(audit)
+notice = Notice("life:ada", "life", "ada", "dead", False, datetime.now(UTC))
+trio.run(CommandNotifier([sys.executable, "-c", "pass"]).notify, notice)
+"""
+    finished = await trio.run_process([sys.executable, "-c", script], capture_stdout=True)
+    assert finished.stdout == b"True\n"
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ async def test_the_notice_is_posted_with_its_token_and_key(
     server = Server(OK)
     url = await nursery.start(server.serve)
     token = tmp_path / "token"
+    token.touch(0o600)
     token.write_text("first\n")
     notifier = HttpNotifier(url, token)
     await notifier.notify(NOTICE)
@@ -118,8 +119,20 @@ async def test_without_a_token_nothing_is_sent_and_the_token_is_in_no_message(
 ) -> None:
     token = tmp_path / "token"
     if content is not None:
+        token.touch(0o600)
         token.write_bytes(content)
     with pytest.raises(NotifyError) as raised:
         await HttpNotifier("http://127.0.0.1:1/x", token).notify(NOTICE)
     assert raised.value.reason == "no_token"
     assert "two" not in str(raised.value)
+
+
+async def test_a_token_that_others_can_read_is_not_sent(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.touch(0o600)
+    token.write_text("hush\n")
+    token.chmod(0o644)
+    with pytest.raises(NotifyError) as raised:
+        await HttpNotifier("http://127.0.0.1:1/x", token).notify(NOTICE)
+    assert raised.value.reason == "no_token"
+    assert "chmod 600" in str(raised.value)

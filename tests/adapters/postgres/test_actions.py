@@ -236,8 +236,16 @@ def calls_of(
         ),
         "interventions": (1, partial(store.interventions, NOON)),
         "place_hold": (1, partial(store.place_hold, some.hold(agents=("a",) * n))),
+        "place_holds": (
+            1,
+            partial(store.place_holds, [some.hold(subject=f"h{k}") for k in range(n)]),
+        ),
         "holds": (1, store.holds),
         "lift_hold": (1, partial(store.lift_hold, HoldKind.QUARANTINE, "x")),
+        "lift_holds": (
+            1,
+            partial(store.lift_holds, [(HoldKind.QUARANTINE, f"h{k}") for k in range(n)]),
+        ),
         "take_lease": (1, partial(store.take_lease, "x", "o", 1.0)),
         "release_lease": (1, partial(store.release_lease, "x", "o")),
         "save_token": (1, partial(store.save_token, token(f"t{n}"))),

@@ -9,10 +9,8 @@ Laws:
 """
 
 import json
-import ssl
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cache
 from http import HTTPStatus
 from typing import Any
 
@@ -20,13 +18,19 @@ import httpx
 import trio
 
 from custosd.adapters.channels.letters import checked_id, letter_json
-from custosd.config.problems import InvalidConfig
+from custosd.adapters.http_calls import (
+    NoToken,
+    address,
+    answered,
+    authorization,
+    below,
+    body_of,
+    place_of,
+)
 from custosd.config.secret import Secret
 from custosd.core.errors import ChannelError
 from custosd.core.steering import Delivery, Letter, Receipt
 from custosd.ports import SteeringChannel
-
-LARGEST_ANSWER_BYTES = 64 * 1024
 
 _LATER = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
 _SERVERS_FAULT = 500
@@ -56,18 +60,13 @@ class HttpChannel(SteeringChannel):
     """POSTs a letter as JSON with its id as Idempotency-Key.
 
     The answer may be `{"acknowledged": true}`, or `{"receipts": true}` to say that
-    `GET URL/ID` will tell later, with the same object. Connections are made for each letter:
-    letters are rare, and an idle connection to each agent would cost more than it saves.
+    `GET URL/ID` will tell later, with the same object.
     """
 
     def __init__(self, settings: HttpChannelSettings) -> None:
         self._settings = settings
-        try:
-            self._url = httpx.URL(settings.url)
-        except httpx.InvalidURL as error:
-            raise ValueError(f"an http channel needs a URL: {error}") from error
-        if self._url.scheme not in ("http", "https") or not self._url.host:
-            raise ValueError("an http channel needs a URL with http or https and a host")
+        self._url = address(settings.url, "an http channel")
+        self._place = place_of(self._url)
         self._silent: dict[str, None] = {}
 
     @property
@@ -99,8 +98,7 @@ class HttpChannel(SteeringChannel):
         for letter in map(checked_id, ids):
             if letter in self._silent:
                 continue
-            url = self._url.copy_with(path=self._url.path.rstrip("/") + "/" + letter)
-            answer = await self._exchange("GET", url, {}, None)
+            answer = await self._exchange("GET", below(self._url, letter), {}, None)
             if answer.status in _SUCCESS and answer.body.get("acknowledged") is True:
                 proved.append(Receipt(letter, Delivery.ACKNOWLEDGED, "answer_acknowledged"))
             elif answer.status < _SERVERS_FAULT and answer.status not in (*_SUCCESS, *_LATER):
@@ -115,16 +113,17 @@ class HttpChannel(SteeringChannel):
     async def _exchange(
         self, method: str, url: httpx.URL, headers: dict[str, str], content: bytes | None
     ) -> _Answer:
-        headers = headers | await self._authorization() | {"Accept-Encoding": "identity"}
+        timeout_s = self._settings.timeout_s
+        try:
+            headers = headers | await authorization(self._settings.token)
+        except NoToken as error:
+            raise ChannelError("token_unreadable", str(error)) from error
         answer: _Answer | None = None
         try:
-            with trio.move_on_after(self._settings.timeout_s):
-                async with (
-                    self._client() as client,
-                    client.stream(method, url, headers=headers, content=content) as response,
-                ):
+            with trio.move_on_after(timeout_s):
+                async with answered(method, url, headers, content, timeout_s) as response:
                     answer = _Answer(response.status_code, {})
-                    answer = _Answer(response.status_code, _parsed(await _body(response)))
+                    answer = _Answer(response.status_code, _parsed(await body_of(response)))
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
             # With a status the other side has answered, whatever came of the body.
             if answer is None:
@@ -134,34 +133,10 @@ class HttpChannel(SteeringChannel):
         if answer is None:
             raise ChannelError(
                 "http_timeout",
-                f"{self._place} did not answer within {self._settings.timeout_s:g} s",
+                f"{self._place} did not answer within {timeout_s:g} s",
                 retry=True,
             )
         return answer
-
-    def _client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(
-            verify=_tls() if self._url.scheme == "https" else False,
-            follow_redirects=False,
-            trust_env=False,
-            timeout=self._settings.timeout_s,
-        )
-
-    async def _authorization(self) -> dict[str, str]:
-        if self._settings.token is None:
-            return {}
-        try:
-            token = await trio.to_thread.run_sync(self._settings.token.read)
-        except InvalidConfig as error:
-            raise ChannelError("token_unreadable", str(error)) from error
-        if not (token.isascii() and token.isprintable()):
-            raise ChannelError("token_unreadable", "the token has characters no header may have")
-        return {"Authorization": f"Bearer {token}"}
-
-    @property
-    def _place(self) -> str:
-        # Neither user nor query, which may hold secrets.
-        return f"{self._url.scheme}://{self._url.netloc.decode('ascii', 'replace')}"
 
     def _refused(self, status: int) -> ChannelError:
         if status in _LATER or status >= _SERVERS_FAULT:
@@ -174,27 +149,9 @@ class HttpChannel(SteeringChannel):
         return ChannelError(f"http_{status}", f"{self._place} refused the letter with {status}")
 
 
-@cache
-def _tls() -> ssl.SSLContext:
-    # One for all channels: reading the certificates takes tens of milliseconds.
-    return ssl.create_default_context()
-
-
-async def _body(response: httpx.Response) -> bytes:
-    body = b""
-    with trio.CancelScope() as reading:
-        # Raw, because a small body may unpack to a huge one. Cancelled and not left, because
-        # the generators below this one end properly in no other way.
-        async for chunk in response.aiter_raw():
-            body += chunk
-            if len(body) > LARGEST_ANSWER_BYTES:
-                reading.cancel()
-    return b"" if reading.cancel_called else body
-
-
-def _parsed(body: bytes) -> dict[str, Any]:
+def _parsed(body: bytes | None) -> dict[str, Any]:
     try:
-        parsed = json.loads(body)
+        parsed = json.loads(body or b"")
     except (ValueError, RecursionError):
         return {}
     return parsed if isinstance(parsed, dict) else {}

@@ -17,8 +17,6 @@ Laws:
 """
 
 import json
-import ssl
-from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import Literal
@@ -28,13 +26,20 @@ import msgspec
 import trio
 
 from custosd.adapters.control.handover import as_form, plain
-from custosd.config.problems import InvalidConfig
+from custosd.adapters.http_calls import (
+    LARGEST_ANSWER_BYTES,
+    NoToken,
+    address,
+    answered,
+    authorization,
+    below,
+    body_of,
+    place_of,
+)
 from custosd.config.secret import Secret
 from custosd.core.errors import ControlError
 from custosd.core.evidence import Exit, Observation, Source, Value
 from custosd.ports import AgentControl, HandOver
-
-LARGEST_ANSWER_BYTES = 64 * 1024
 
 _NO_WAY = frozenset(
     {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED}
@@ -56,21 +61,13 @@ class _Status(msgspec.Struct):
 
 
 class HttpControl(AgentControl):
-    """One agent's hook. The token is read at each request, from a file that others can not read.
-
-    Connections are made for each request: they are rare, and an idle one to each agent would
-    cost more than it saves.
-    """
+    """One agent's hook. The token is read at each request, from a file that others can not read."""
 
     def __init__(
         self, url: str, *, token_file: Path | None = None, timeout_s: float = 10.0
     ) -> None:
-        try:
-            self._url = httpx.URL(url)
-        except httpx.InvalidURL as error:
-            raise ValueError(f"an http control needs a URL: {error}") from error
-        if self._url.scheme not in ("http", "https") or not self._url.host:
-            raise ValueError("an http control needs a URL with http or https and a host")
+        self._url = address(url, "an http control")
+        self._place = place_of(self._url)
         self._token = Secret("agent.control_token_file", token_file) if token_file else None
         self._timeout_s = timeout_s
 
@@ -124,17 +121,17 @@ class HttpControl(AgentControl):
 
         A status that is in `unless` is taken for a yes.
         """
-        url = self._url.copy_with(path=f"{self._url.path.rstrip('/')}/{verb}")
-        headers = (headers or {}) | await self._authorization() | {"Accept-Encoding": "identity"}
+        url = below(self._url, verb)
+        try:
+            headers = (headers or {}) | await authorization(self._token)
+        except NoToken as error:
+            raise ControlError("no_token", str(error)) from error
         try:
             with trio.fail_after(self._timeout_s):
-                async with (
-                    self._client() as client,
-                    client.stream(method, url, headers=headers, content=content) as response,
-                ):
+                async with answered(method, url, headers, content, self._timeout_s) as response:
                     if not response.is_success and response.status_code not in unless:
                         raise self._refused(response.status_code, verb)
-                    return await self._body(response) if method == "GET" else b""
+                    body = await body_of(response) if method == "GET" else b""
         except (trio.TooSlowError, httpx.TimeoutException) as error:
             raise ControlError(
                 "took_too_long", f"{self._place} did not answer within {self._timeout_s:g} s"
@@ -143,36 +140,7 @@ class HttpControl(AgentControl):
             raise ControlError(
                 "unreachable", f"{self._place}: {type(error).__name__}; does the hook run?"
             ) from error
-
-    def _client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(
-            verify=_tls() if self._url.scheme == "https" else False,
-            follow_redirects=False,
-            trust_env=False,
-            timeout=self._timeout_s,
-        )
-
-    async def _authorization(self) -> dict[str, str]:
-        if self._token is None:
-            return {}
-        try:
-            token = await trio.to_thread.run_sync(self._token.read)
-        except InvalidConfig as error:
-            raise ControlError("no_token", str(error)) from error
-        if not (token.isascii() and token.isprintable()):
-            raise ControlError("no_token", "the token has characters that no header may have")
-        return {"Authorization": f"Bearer {token}"}
-
-    async def _body(self, response: httpx.Response) -> bytes:
-        body = b""
-        with trio.CancelScope() as reading:
-            # Raw, because a small body may unpack to a huge one. Cancelled and not left, because
-            # the generators below this one end properly in no other way.
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > LARGEST_ANSWER_BYTES:
-                    reading.cancel()
-        if reading.cancel_called:
+        if body is None:
             raise ControlError(
                 "answer_too_long", f"{self._place} said more than {LARGEST_ANSWER_BYTES} bytes"
             )
@@ -187,14 +155,3 @@ class HttpControl(AgentControl):
                 f"status_{status}", f"{place}: configure the address that it leads to"
             )
         return ControlError(f"status_{status}", place)
-
-    @property
-    def _place(self) -> str:
-        # Neither user nor query, which may hold secrets.
-        return f"{self._url.scheme}://{self._url.netloc.decode('ascii', 'replace')}"
-
-
-@cache
-def _tls() -> ssl.SSLContext:
-    # One for all hooks: reading the certificates takes tens of milliseconds.
-    return ssl.create_default_context()

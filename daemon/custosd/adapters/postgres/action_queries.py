@@ -186,6 +186,28 @@ on conflict (kind, subject) do update set
     until_utc = excluded.until_utc, agents = excluded.agents
 """
 
+PLACE_HOLDS = """
+insert into custosd.holds (kind, subject, placed_by, reason, since_utc, until_utc, agents)
+select kind, subject, placed_by, reason, since_utc, until_utc,
+    array(select json_array_elements_text(agents::json))
+from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[],
+            $6::timestamptz[], $7::text[])
+    as told (kind, subject, placed_by, reason, since_utc, until_utc, agents)
+on conflict (kind, subject) do update set
+    placed_by = excluded.placed_by, reason = excluded.reason, since_utc = excluded.since_utc,
+    until_utc = excluded.until_utc, agents = excluded.agents
+"""
+
+LIFT_HOLDS = """
+with gone as (
+    delete from custosd.holds as hold
+    using unnest($1::text[], $2::text[]) as told (kind, subject)
+    where hold.kind = told.kind and hold.subject = told.subject
+    returning 1
+)
+select count(*) from gone
+"""
+
 LIFT_HOLD = "delete from custosd.holds where kind = $1 and subject = $2 returning true"
 
 READ_HOLDS = """

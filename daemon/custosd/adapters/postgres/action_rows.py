@@ -253,6 +253,15 @@ def hold_row(hold: Hold) -> Row:
     )
 
 
+def hold_columns(holds: Iterable[Hold]) -> Columns:
+    """The parameters of `PLACE_HOLDS`, by key; of one key the last hold."""
+    last = {hold.key: hold for hold in holds}
+    # Arrays of arrays must be rectangular: the agents travel as JSON.
+    return columns(
+        (*hold_row(hold)[:-1], encode_json(hold.agents)) for _, hold in sorted(last.items())
+    )
+
+
 def hold_of(row: Record) -> Hold | None:
     """One row of `READ_HOLDS`; None where its kind is not known here."""
     try:

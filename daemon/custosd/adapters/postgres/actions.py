@@ -8,7 +8,7 @@ Laws:
 2. Who may act is decided by the server alone: by its locks, its constraints and its clock.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import TypeVar
 
@@ -110,9 +110,23 @@ class PostgresActions:
         """Place a hold; one of the same key is replaced."""
         await self._database.unit(_place_hold, hold, tx=False)
 
+    async def place_holds(self, holds: Sequence[Hold]) -> None:
+        """Place holds, all or none; of one key the last one stays."""
+        if not holds:
+            await trio.lowlevel.checkpoint()
+            return
+        await self._database.unit(_place_holds, holds, tx=False)
+
     async def lift_hold(self, kind: HoldKind, subject: str) -> bool:
         """Lift a hold; False: there is none."""
         return await self._database.unit(_lift_hold, kind, subject, tx=False)
+
+    async def lift_holds(self, keys: Collection[tuple[HoldKind, str]]) -> int:
+        """Lift holds by kind and subject; return how many there were."""
+        if not keys:
+            await trio.lowlevel.checkpoint()
+            return 0
+        return await self._database.unit(_lift_holds, keys, tx=False)
 
     async def holds(self) -> tuple[Hold, ...]:
         """All holds, whether they have run out or not."""
@@ -220,6 +234,18 @@ async def _save_intervention(
 async def _place_hold(conn: Connection, hold: Hold) -> None:
     check_hold(hold)
     await conn.execute(action_queries.PLACE_HOLD, *action_rows.hold_row(hold))
+
+
+async def _place_holds(conn: Connection, holds: Sequence[Hold]) -> None:
+    for hold in holds:
+        check_hold(hold)
+    await conn.execute(action_queries.PLACE_HOLDS, *action_rows.hold_columns(holds))
+
+
+async def _lift_holds(conn: Connection, keys: Collection[tuple[HoldKind, str]]) -> int:
+    kinds = [kind.value for kind, _ in keys]
+    subjects = [storable(subject) for _, subject in keys]
+    return int(await conn.fetchval(action_queries.LIFT_HOLDS, kinds, subjects))
 
 
 async def _lift_hold(conn: Connection, kind: HoldKind, subject: str) -> bool:
