@@ -12,7 +12,7 @@ configuration, and by enrolment for a while.
 import pwd
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 import trio
@@ -28,7 +28,7 @@ from custosd.core.explanations import SettingOf, only_keys
 from custosd.core.facts import ConfigReloaded, Fact
 from custosd.core.holds import Hold, HoldKind
 from custosd.core.liveness import LivenessLimits, Lives, Watched
-from custosd.core.lives import LifeRecord, with_given_epochs
+from custosd.core.lives import LifeRecord, ended_by_us, still_known, with_given_epochs
 from custosd.core.restart_budget import RestartLimits
 from custosd.core.restarts import Restart
 from custosd.core.steering_policy import SteeringLimits, SteeringMode
@@ -53,7 +53,7 @@ from custosd.services.beats import BeatRegister
 from custosd.services.enrolments import Enrolments, Form
 from custosd.services.explainer import Explainer
 from custosd.services.holds import Holds
-from custosd.services.liveness import LivenessPorts, LivenessWatch
+from custosd.services.liveness import FORGET_S, LivenessPorts, LivenessWatch
 from custosd.services.liveness import LivenessSettings as WatchSettings
 from custosd.services.procedure import ProcedureLimits
 from custosd.services.restarter import (
@@ -231,7 +231,9 @@ class ActingHalf:
         self._now_utc = now_utc
         self._store = store
         self.roster = Roster(strangers=config.doors.strangers)
-        self.register = BeatRegister(self.roster.knows, config.doors.most_agents)
+        self.register = BeatRegister(
+            self.roster.knows, config.doors.most_agents, self.roster.agents.__contains__
+        )
         self.lives = Lives(liveness_limits(config.liveness), self.register)
         self.holds = Holds(hands.actions, facts, now_utc, stored.holds)
         self.tokens = TokenBook(hands.actions)
@@ -264,7 +266,11 @@ class ActingHalf:
         self._configured: frozenset[AgentId] = frozenset()
         self.enrolments = Enrolments(self._enrol_guest, self.dismiss, self._is_configured)
         self.adopt(config)
-        records = with_given_epochs(stored.lives, stored.restarts)
+        records = still_known(
+            with_given_epochs(stored.lives, stored.restarts),
+            self.roster.agents,
+            now_utc() - timedelta(seconds=FORGET_S),
+        )
         self.register.restore(records)
         quarantined = {
             AgentId(hold.subject)
@@ -272,7 +278,11 @@ class ActingHalf:
             if hold.kind is HoldKind.QUARANTINE and hold.in_force(now_utc())
         }
         self.lives.restore(
-            records, trio.current_time(), now_utc(), quarantined=quarantined.__contains__
+            records,
+            trio.current_time(),
+            now_utc(),
+            quarantined=quarantined.__contains__,
+            ended_by_us=ended_by_us(records, stored.restarts),
         )
 
     def close(self) -> None:

@@ -12,6 +12,9 @@ import pytest
 
 from custosd.adapters.process_identity import boot_id, has_ended, identify, is_gone, own_name
 
+EXIT = {"x86_64": 60, "aarch64": 93}
+"""The system call that ends one thread, and not its process."""
+
 
 @pytest.fixture
 def child() -> Iterator[subprocess.Popen[bytes]]:
@@ -113,3 +116,30 @@ def test_nothing_is_known_of_processes_of_another_machine_boot_or_space() -> Non
     ):
         assert not has_ended(name)
     assert has_ended(":".join((*rest, boot, space, gone, ticks)))
+
+
+_LEFT_BY_ITS_LEADER = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(1000,)).start()
+print(flush=True)
+ctypes.CDLL(None).syscall(EXIT, 0)
+"""
+
+
+@pytest.mark.skipif(os.uname().machine not in EXIT, reason="its number of exit(2) is not known")
+def test_a_process_whose_main_thread_has_ended_goes_on_in_the_others() -> None:
+    """It looks like remains; taken for them, another one would be started beside it."""
+    program = _LEFT_BY_ITS_LEADER.replace("EXIT", str(EXIT[os.uname().machine]))
+    with subprocess.Popen([sys.executable, "-c", program], stdout=-1) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        known = identify(child.pid)
+        assert known is not None
+        stat = Path(f"/proc/{child.pid}/stat")
+        while stat.read_text().rpartition(") ")[2][0] != "Z":
+            os.sched_yield()
+        assert is_gone(known) is False
+        assert identify(child.pid) == known
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert is_gone(known) is True

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from custosd.core.agents import TRANSITIONS, AgentId, AgentState
 from custosd.core.beats import Beat, BeatStatus, DeclaredWait, ReceivedBeat, WaitKind
-from custosd.core.evidence import Condition, Exit, Observation, ProcessIdentity, Source, Value
+from custosd.core.evidence import (
+    Condition,
+    Exit,
+    Health,
+    Observation,
+    ProcessIdentity,
+    Source,
+    Value,
+)
 from custosd.core.facts import AmnestyGranted, BeatMissed, Fact, LifeChanged
 from custosd.core.holds import FLEET
 from custosd.core.ladder import Gaps, deadline, interval_of, rung_s
@@ -22,6 +30,7 @@ from custosd.core.liveness import (
     breaker_open,
     slowness_of,
 )
+from custosd.core.restarts import Sample, objection
 
 ADA = AgentId("ada")
 LIMITS = LivenessLimits()
@@ -725,15 +734,26 @@ def test_stalls_of_ours_now_and_then_do_not_hide_one_that_does_not_work() -> Non
     assert case.health == (Condition.HUNG, Value.BAD, "no_progress")
 
 
-def restored(case: Case, down_s: float) -> Case:
+def restored(case: Case, down_s: float, ended_by_us: frozenset[AgentId] = frozenset()) -> Case:
     """The same agent under a daemon that was started anew."""
     records = case.lives.records(case.now, UTC_0)
     after = Case(case.sources, case.beats, sees=case.sees, now=50.0)
     after.facts.clear()
-    after.lives.restore(records, after.now, UTC_0 + timedelta(seconds=down_s))
+    then_utc = UTC_0 + timedelta(seconds=down_s)
+    after.lives.restore(records, after.now, then_utc, ended_by_us=ended_by_us)
     after.sequence = case.sequence
     after.pass_time(0)
     return after
+
+
+def test_a_wall_clock_that_was_set_back_makes_no_wait_longer() -> None:
+    case = Case(sees=frozen)
+    case.beat(BeatStatus.WAITING, wait=DeclaredWait(WaitKind.HUMAN, 600.0))
+    after = restored(case, -3600)
+    after.pass_time(600 - 1)
+    assert after.health == (Condition.ALIVE, Value.OK, "waits_human")
+    after.pass_time(120)
+    assert after.misses() == [1, 2, 3]
 
 
 def test_our_own_downtime_is_nobodys_silence_and_nobody_is_vouched_for_after_it() -> None:
@@ -1073,6 +1093,8 @@ def test_states_follow_the_table_and_rungs_are_told_once_a_silence(ops: list[Op]
             if isinstance(fact, LifeChanged):
                 assert fact.before is state
                 assert fact.after is state or fact.after in TRANSITIONS[state]
+                if state is AgentState.TERMINATED and fact.after is not state:
+                    rung = 0  # who is back begins anew
                 state = fact.after
                 bad = [one for one in fact.evidence if one.value is Value.BAD]
                 assert bad or fact.value is not Value.BAD, "bad names its evidence"
@@ -1239,3 +1261,230 @@ def test_nor_is_one_of_which_only_the_processor_shows_its_work(
     mute: bool,  # noqa: FBT001 - a drawn value
 ) -> None:
     Healthy(seed, mute, Source.PROCESS, hours=0.9).run()
+
+
+# --- ends, and what comes after them ------------------------------------------------------
+
+UNIT = frozenset({Source.BEAT, Source.PROCESS, Source.UNIT})
+STOPPED_UNIT = Observation(Source.UNIT, Value.BAD, "unit_inactive", exit=Exit(code=0))
+PERSON_S = 600.0
+
+
+def unit_of(process: ProcessIdentity | None) -> Callable[[Source], Observation | None]:
+    """What is seen of a unit: one that runs this process, or one that somebody stopped."""
+
+    def sees(source: Source) -> Observation | None:
+        if process is None:
+            return STOPPED_UNIT if source is Source.UNIT else None
+        if source is Source.UNIT:
+            return Observation(source, Value.OK, "unit_active", process=process)
+        return Observation(source, Value.OK, "process_there", 1.0, process)
+
+    return sees
+
+
+def unit_case(*, beats: bool) -> Case:
+    """An agent that runs as a unit, and does its work."""
+    sources = UNIT if beats else UNIT - {Source.BEAT}
+    case = Case(sources, beats, sees=unit_of(PROCESS))
+    if beats:
+        case.beat()
+    case.pass_time(121, beating_s=15.0 * beats)
+    return case
+
+
+def test_that_we_told_it_to_end_is_known_after_our_own_restart() -> None:
+    """Else a restart that was held up half-way would leave it down, and nobody told of it."""
+    case = unit_case(beats=True)
+    case.tell(case.lives.restart_began(ADA, case.now))
+    case.sees = unit_of(None)
+    case.tell(case.lives.saw(ADA, [STOPPED_UNIT], case.now))
+    case.tell(case.lives.restart_ended(ADA, ok=False, now=case.now))
+    assert case.health == (Condition.DEAD, Value.BAD, "unit_inactive")
+    for ours, expected in (({ADA}, AgentState.FAILED), (set(), AgentState.TERMINATED)):
+        after = restored(case, 60, frozenset(ours))
+        after.pass_time(3600)
+        assert after.state is expected
+        assert after.lives.health(ADA, after.now).authorises_restart is bool(ours)
+
+
+def test_what_was_told_to_end_and_says_that_it_ends_does_so_by_our_doing() -> None:
+    case = unit_case(beats=True)
+    case.tell(case.lives.restart_began(ADA, case.now))
+    case.tell(case.lives.restart_ended(ADA, ok=False, now=case.now))
+    case.beat(BeatStatus.STOPPING)
+    case.tell(case.lives.saw(ADA, [STOPPED_UNIT], case.now + 1))
+    assert case.health == (Condition.DEAD, Value.BAD, "unit_inactive")
+
+
+@pytest.mark.parametrize("beats", [True, False])
+@pytest.mark.parametrize("anew", [True, False])
+def test_a_unit_that_a_person_stopped_is_watched_again_when_a_person_started_it(
+    *, beats: bool, anew: bool
+) -> None:
+    """With or without a new daemon in between: its next death would be seen by nobody."""
+    case = unit_case(beats=beats)
+    case.sees = unit_of(None)
+    case.tell(case.lives.died(ADA, PROCESS, None, case.now))
+    case.pass_time(PERSON_S)
+    assert case.state is AgentState.TERMINATED
+    if anew:
+        case = restored(case, PERSON_S)
+        case.pass_time(PERSON_S)
+        assert case.state is AgentState.TERMINATED
+    misses = case.misses()
+    case.sees = unit_of(NEXT_PROCESS)
+    case.pass_time(61)
+    assert case.lives.process(ADA) == NEXT_PROCESS
+    assert case.state is (AgentState.STARTING if beats else AgentState.RUNNING)
+    assert case.misses() == misses, "it has its grace, as at any start"
+    if beats:
+        case.beat()
+    case.sees = lambda source: (
+        Observation(source, Value.BAD, "unit_failed") if source is Source.UNIT else None
+    )
+    case.tell(case.lives.died(ADA, NEXT_PROCESS, None, case.now + 30))
+    case.pass_time(60)
+    assert case.state is AgentState.FAILED
+
+
+@pytest.mark.parametrize("beats", [True, False])
+def test_a_unit_that_a_person_started_while_we_were_down_is_watched_again(*, beats: bool) -> None:
+    case = unit_case(beats=beats)
+    case.sees = unit_of(None)
+    case.tell(case.lives.died(ADA, PROCESS, None, case.now))
+    case.pass_time(PERSON_S)
+    after = restored(case, PERSON_S)
+    after.sees = unit_of(NEXT_PROCESS)
+    after.pass_time(30)
+    assert after.state is (AgentState.STARTING if beats else AgentState.RUNNING)
+    assert after.misses() == []
+    after.tell(after.lives.died(ADA, NEXT_PROCESS, None, after.now))
+    assert after.state is AgentState.FAILED
+
+
+def test_a_unit_that_was_started_again_and_never_beats_is_suspected() -> None:
+    case = unit_case(beats=True)
+    case.sees = unit_of(None)
+    case.tell(case.lives.died(ADA, PROCESS, None, case.now))
+    case.pass_time(PERSON_S)
+    case.sees = unit_of(NEXT_PROCESS)
+    case.pass_time(PERSON_S)
+    assert case.health[0] is Condition.LATE
+
+
+@pytest.mark.parametrize("anew", [True, False])
+def test_who_said_that_it_had_finished_may_stay_and_is_expected_to_do_nothing(
+    *, anew: bool
+) -> None:
+    case = unit_case(beats=True)
+    case.tell(case.lives.saw(ADA, [STOPPED_UNIT], case.now))
+    case.pass_time(60, beating_s=15)
+    assert case.state is AgentState.RUNNING
+    case.beat(BeatStatus.FINISHED)
+    if anew:
+        case = restored(case, PERSON_S)
+    case.pass_time(PERSON_S)
+    assert case.state is AgentState.TERMINATED
+    case.sees = unit_of(None)
+    case.pass_time(PERSON_S)
+    assert case.state is AgentState.TERMINATED
+    case.sees = unit_of(NEXT_PROCESS)
+    case.pass_time(PERSON_S)
+    assert case.state is not AgentState.TERMINATED, "a person has started it again"
+
+
+def test_those_who_have_ended_are_looked_at_once_a_minute_and_only_for_being_there() -> None:
+    case = Case(UNIT | {Source.WORKSPACE}, sees=unit_of(None))
+    case.beat(BeatStatus.FINISHED)
+    case.pass_time(600)
+    case.asked.clear()
+    case.pass_time(600)
+    assert len(case.asked) == 10
+    assert case.lives.to_look_at(ADA) == {Source.PROCESS, Source.UNIT}
+    assert Case().lives.to_look_at(ADA) == ALL - {Source.BEAT}
+
+
+def test_a_number_of_a_hook_is_no_processor_time_however_slowly_it_grows() -> None:
+    """One percent of something in a minute may be good work."""
+    hooked = frozenset({Source.BEAT, Source.PROCESS, Source.WORKSPACE})
+    case = Case(hooked)
+
+    def sees(source: Source) -> Observation:
+        if source is Source.PROCESS:
+            return Observation(source, Value.OK, "process_there", 0.01 * (case.now // 60))
+        return Observation(source, Value.OK, "folder_seen", 5.0)
+
+    case.sees = sees
+    case.beat()
+    case.pass_time(7200, beating_s=15)
+    assert "no_progress" not in case.reasons()
+    assert case.health[1] is Value.OK
+
+
+def test_a_number_of_another_kind_is_measured_anew() -> None:
+    """Of a process that was found meanwhile it is its processor time: nothing has moved."""
+    case = Case(frozenset({Source.BEAT, Source.PROCESS}))
+    case.beat()
+    hook = Observation(Source.PROCESS, Value.OK, "process_there", 500.0)
+    for seen in (hook, there(3.0), hook, there(3.0)):
+        case.tell(case.lives.observed(ADA, seen, case.now))
+        case.now += 60
+    account = case.lives.explain(ADA, case.now)
+    assert account is not None
+    assert account.worked_ago_s is None
+
+
+def test_looks_that_nobody_takes_any_more_are_asked_for_again() -> None:
+    case = Case()
+    case.beat()
+    asked = case.lives.due(case.now + 2).look_at
+    assert asked == (ADA,)
+    assert case.lives.due(case.now + 12).look_at == ()
+    case.lives.looks_lost(case.now + 12)
+    assert case.lives.due(case.now + 13).look_at == (ADA,)
+
+
+# --- what speaks against a restart --------------------------------------------------------
+
+
+def sample(
+    reason: str, *seen: Observation, sight: Value = Value.OK, condition: Condition = Condition.HUNG
+) -> Sample:
+    return Sample(sight, Health(condition, Value.BAD, reason), seen)
+
+
+@pytest.mark.parametrize("reason", ["stopped", "silent_and_stopped"])
+def test_one_that_stood_stopped_is_stopped_by_us_only_while_it_stands(reason: str) -> None:
+    """A person who brings it back to the foreground must not lose it."""
+    stands, runs, blind = sample(reason, STOPPED), sample(reason, there()), sample(reason)
+    ask = {"requested": False, "told_to_end": False}
+    assert objection(stands, stands, **ask) == ""
+    assert objection(runs, runs, **ask) == "stopped_no_more"
+    assert objection(stands, runs, **ask) == "stopped_no_more"
+    assert objection(runs, stands, **ask) == "stopped_no_more"
+    assert objection(stands, blind, **ask) == "not_known"
+    assert objection(blind, stands, **ask) == "not_known"
+
+
+@pytest.mark.parametrize("condition", [Condition.HUNG, Condition.DEAD])
+@pytest.mark.parametrize("seen", [STOPPED, there()])
+def test_what_its_control_does_not_see_and_others_do_is_never_replaced(
+    condition: Condition, seen: Observation
+) -> None:
+    """Its first process was started by a person: a second one would run beside it."""
+    one = sample("no_progress", seen, sight=Value.BAD, condition=condition)
+    for requested, told_to_end in ((False, False), (True, False), (False, True)):
+        found = objection(one, one, requested=requested, told_to_end=told_to_end)
+        assert found == "still_there"
+
+
+def test_one_that_hung_and_is_gone_must_be_seen_to_be_gone() -> None:
+    ask = {"requested": False, "told_to_end": False}
+    there_, gone = sample("no_progress", there()), sample("no_progress", GONE, sight=Value.BAD)
+    assert objection(there_, gone, **ask) == ""
+    assert objection(gone, gone, **ask) == ""
+    assert objection(gone, there_, **ask) == "came_back"
+    unseen_ = sample("no_progress", unseen(Source.PROCESS), sight=Value.BAD)
+    assert objection(there_, unseen_, **ask) == "not_seen"
+    assert objection(there_, sample("no_progress", sight=Value.BAD), **ask) == "not_seen"

@@ -193,3 +193,15 @@ def test_epoch_and_sequence_only_grow_and_nothing_let_in_is_lost(
                         handed[received.beat.agent] = key
 
     trio.run(play)
+
+
+async def test_a_configured_agent_is_heard_however_many_were_heard_before_it() -> None:
+    """Names that are used once would else shut out those who are waited for."""
+    beats = BeatRegister(lambda _: True, 2, {ADA}.__contains__)
+    beats.restore(
+        LifeRecord(AgentId(name), 0, 5, AgentState.TERMINATED, NOW_UTC, NOW_UTC)
+        for name in ("job-1", "job-2", "job-3")
+    )
+    assert beats.offer(beat(BOB), "socket") is Refusal.FULL
+    assert beats.offer(beat(ADA), "socket") is None
+    assert beats.offer(beat(ADA), "socket") is Refusal.REPLAYED

@@ -28,7 +28,12 @@ from custosd.flow.latest import Latest
 from custosd.flow.pulse import Pulses
 from custosd.ports import Death
 from custosd.services.beats import BeatRegister
-from custosd.services.liveness import LivenessPorts, LivenessSettings, LivenessWatch
+from custosd.services.liveness import (
+    MOST_REFUSED,
+    LivenessPorts,
+    LivenessSettings,
+    LivenessWatch,
+)
 
 Clock = trio.testing.MockClock
 NowUtc = Callable[[], datetime]
@@ -91,9 +96,14 @@ class CountingActions(MemoryActions):
         super().__init__()
         self.saved: list[list[LifeRecord]] = []
         self.takes_s = 0.0
+        self.refused: set[AgentId] = set()
+        self.asked = 0
 
     async def save_lives(self, lives: Sequence[LifeRecord]) -> None:
+        self.asked += 1
         await trio.sleep(self.takes_s)
+        if any(life.agent in self.refused for life in lives):
+            raise StoreRefused("bad data")
         await super().save_lives(lives)
         self.saved.append(list(lives))
 
@@ -472,6 +482,7 @@ async def test_what_is_heard_during_a_save_is_stored_by_the_next(
 ) -> None:
     await nursery.start(stage.run)
     await stage.beating(60)
+    await trio.sleep(1)  # past the last flush, which is due at that very moment
     stage.store.takes_s = 5.0
     stage.say(ADA)
     saves = len(stage.store.saved)
@@ -540,4 +551,99 @@ async def test_every_part_shows_that_it_moves(
     await nursery.start(stage.run)
     await stage.beating(300)
     assert stage.pulses.stale(trio.current_time(), 5.0) == {}
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_life_that_is_refused_costs_no_other(
+    autojump_clock: Clock, now_utc: NowUtc, nursery: trio.Nursery
+) -> None:
+    agents = [AgentId(f"a{n:02}") for n in range(30)]
+    stage = Stage(autojump_clock, now_utc, [Watched(agent) for agent in agents])
+    stage.store.refused = {agents[7]}
+    await nursery.start(stage.run)
+    for agent in agents:
+        stage.say(agent)
+    with structlog.testing.capture_logs() as logged:
+        await trio.sleep(12)
+    stored = {record.agent for lives in stage.store.saved for record in lives}
+    assert stored == set(agents) - {agents[7]}
+    refused = [(e["count"], e["first"]) for e in logged if e["event"] == "lives.refused"]
+    assert refused == [(1, agents[7])]
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_store_that_refuses_everything_is_not_asked_for_each_life(
+    autojump_clock: Clock, now_utc: NowUtc, nursery: trio.Nursery
+) -> None:
+    agents = [AgentId(f"a{n:03}") for n in range(500)]
+    stage = Stage(autojump_clock, now_utc, [Watched(agent) for agent in agents])
+    stage.store.refused = set(agents)
+    await nursery.start(stage.run)
+    for agent in agents:
+        stage.say(agent)
+    with structlog.testing.capture_logs() as logged:
+        await trio.sleep(12)
+    assert stage.store.asked < 4 * MOST_REFUSED
+    assert sum(e["count"] for e in logged if e["event"] == "lives.refused") == len(agents)
+    nursery.cancel_scope.cancel()
+
+
+async def test_waiting_for_the_store_is_no_stand_still_of_ours(
+    stage: Stage, autojump_clock: Clock, nursery: trio.Nursery
+) -> None:
+    await nursery.start(stage.run)
+    stage.store.takes_s = 400.0
+    await stage.beating(300)
+    assert stage.pulses.stale(trio.current_time(), 5.0) == {}
+    nursery.cancel_scope.cancel()
+
+
+async def test_who_is_configured_after_it_beat_as_a_stranger_is_one_no_longer(
+    stage: Stage, autojump_clock: Clock, nursery: trio.Nursery
+) -> None:
+    """Else it would be let go when it is silent for long, or says that it has finished."""
+    await nursery.start(stage.run)
+    stage.say(BOB)
+    await trio.sleep(20)
+    configured = Watched(BOB, "h", ALL)
+    stage.lives.watch(configured, trio.current_time())
+    stage.say(BOB, status=BeatStatus.FINISHED)
+    await trio.sleep(300)
+    assert stage.lives.watched(BOB) is configured
+    assert stage.register.offer(Beat(BOB, 1, 10**9), "socket") is Refusal.FUTURE_EPOCH
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_stranger_is_let_go_though_the_service_was_run_anew(
+    stage: Stage, autojump_clock: Clock, nursery: trio.Nursery
+) -> None:
+    async with trio.open_nursery() as first:
+        await first.start(stage.run)
+        stage.say(BOB)
+        await trio.sleep(1)
+        first.cancel_scope.cancel()
+    await nursery.start(stage.run)
+    stage.say(BOB, status=BeatStatus.FINISHED)
+    await trio.sleep(130)
+    assert BOB not in stage.lives
+    assert ADA in stage.lives
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_look_that_ended_with_the_service_is_begun_again_by_the_next(
+    stage: Stage, autojump_clock: Clock, nursery: trio.Nursery
+) -> None:
+    """A reload runs it anew; suspects are looked at soon for all that."""
+    async with trio.open_nursery() as first:
+        await first.start(stage.run)
+        await stage.beating(60)
+        stage.prober.takes_s = {Source.PROCESS: 9.0, Source.WORKSPACE: 9.0}
+        await trio.sleep(40)
+        assert stage.condition() is Condition.LATE
+        assert stage.prober.looking == 2
+        first.cancel_scope.cancel()
+    stage.prober.asked.clear()
+    await nursery.start(stage.run)
+    await trio.sleep(10)
+    assert {source for _, _, source in stage.prober.asked} == {Source.PROCESS, Source.WORKSPACE}
     nursery.cancel_scope.cancel()

@@ -61,6 +61,7 @@ class Outcome:
     spawns: int
     beats: int
     looks: int
+    unknowable: int
     wall_s: float
     digest: int
 
@@ -122,6 +123,7 @@ class Simulation:
             sum(deed.what == "spawn" for deed in world.deeds),
             world.said,
             world.looks,
+            world.unknowable,
             time.monotonic() - began,
             hash(tuple((round(d.at, 6), d.agent, d.what) for d in world.deeds)),
         )
@@ -274,7 +276,8 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     wall_s = sum(outcome.wall_s for outcome in outcomes)
     lines.append(
         f"{hours:,.0f} agent-hours, {spawns} restarts, {beats:,} beats in {wall_s:.0f} s;"
-        f" {sum(len(outcome.problems) for outcome in outcomes)} broken invariants"
+        f" {sum(len(outcome.problems) for outcome in outcomes)} broken invariants,"
+        f" {sum(outcome.unknowable for outcome in outcomes)} acts where nothing could be known"
     )
     return "\n".join(lines)
 

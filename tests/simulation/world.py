@@ -24,6 +24,8 @@ from custosd.core.evidence import Exit, Observation, ProcessIdentity, Source, Va
 from custosd.ports import BeatDoor, Death, HandOver
 
 BOOT = "simulated-boot"
+HANG_AFTER_S = 900.0
+"""The default of liveness.hang_after."""
 WORK_S = 40.0
 """Mean time between two signs of work of a healthy agent that works."""
 
@@ -63,6 +65,8 @@ class SimulatedAgent:
     interval_s: float = 15.0
     status: BeatStatus = BeatStatus.RUNNING
     waits_until: float = 0.0
+    unsaid_wait_at: float | None = None
+    """Since when it waits and could not say so, as its beats are lost."""
     muted_until: float = 0.0
     """Its beats are lost on the way until then; it works on."""
     stops_badly: bool = False
@@ -100,6 +104,8 @@ class World:
         }
         self.deeds: list[Deed] = []
         self.broken: list[Deed] = []
+        self.unknowable = 0
+        """Acts on agents of whom nothing could tell that they only wait."""
         """What must not have happened."""
         self.reported: list[Deed] = []
         """Deaths that the kernel told of at once, because the process was watched."""
@@ -198,7 +204,10 @@ class World:
             str(agent.work),
         )
         if self.random.random() < self.loss or agent.muted_until > now or self.door is None:
+            if wait is not None and agent.unsaid_wait_at is None:
+                agent.unsaid_wait_at = now
             return
+        agent.unsaid_wait_at = None
         self.door.offer(beat, "socket")
         if self.random.random() < 0.01:
             late_s = self.random.uniform(0, 30)
@@ -272,7 +281,7 @@ class World:
     def wait(self, agent: SimulatedAgent, for_s: float) -> None:
         """Have an agent declare that it waits, and wait."""
         if agent.body is Body.HEALTHY:
-            agent.waits_until = trio.current_time() + for_s
+            agent.waits_until = max(agent.waits_until, trio.current_time() + for_s)
             self.say(agent)
 
     # Truth
@@ -311,9 +320,15 @@ class SimulatedControl:
         return seen
 
     def _touch(self, what: str) -> None:
-        """Nobody may lay hands on a healthy agent."""
-        agent = self._agent
-        if agent.body is Body.HEALTHY:
+        """Nobody may lay hands on a healthy agent.
+
+        But on one that waits, whose beats have been lost since before it could say so: it is
+        silent and at rest for as long as one that hangs, and nothing tells the two apart.
+        """
+        agent, now = self._agent, trio.current_time()
+        if agent.unsaid_wait_at is not None and now - agent.worked_at >= HANG_AFTER_S:
+            self._world.unknowable += 1
+        elif agent.body is Body.HEALTHY:
             self._world.broken.append(Deed(trio.current_time(), agent.id, f"{what} of a healthy"))
         self._world.deeds.append(Deed(trio.current_time(), agent.id, what))
 

@@ -14,22 +14,22 @@ from pathlib import Path
 
 from custosd.core.evidence import ProcessIdentity
 
-_STATE, _PARENT, _START = 0, 1, 19
-"""Fields 3, 4 and 22 of /proc/PID/stat, counted behind the name, which may hold anything."""
+_STATE, _PARENT, _THREADS, _START = 0, 1, 17, 19
+"""Fields 3, 4, 20 and 22 of /proc/PID/stat, counted behind the name, which may hold anything."""
 
 _LONGEST_LINE = 4096
 
 _REMAINS = frozenset("ZXx")
-"""The states of what is left of a process after its end."""
+"""The states of what is left of a process, or of its main thread alone, after its end."""
 
 
 def identify(pid: int) -> ProcessIdentity | None:
     """The process that has this id now; None where none can be seen, or only its remains."""
     try:
-        state, started_ticks = _read(pid)
+        remains, started_ticks = _read(pid)
     except (OSError, ValueError):
         return None
-    return None if state in _REMAINS else ProcessIdentity(pid, started_ticks, boot_id())
+    return None if remains else ProcessIdentity(pid, started_ticks, boot_id())
 
 
 def is_gone(process: ProcessIdentity) -> bool | None:
@@ -40,12 +40,12 @@ def is_gone(process: ProcessIdentity) -> bool | None:
     if process.boot_id != boot_id():
         return True
     try:
-        state, started_ticks = _read(process.pid)
+        remains, started_ticks = _read(process.pid)
     except (FileNotFoundError, ProcessLookupError):
         return True if _nobody_has(process.pid) else None
     except (OSError, ValueError):
         return None
-    return state in _REMAINS or started_ticks != process.started_ticks
+    return remains or started_ticks != process.started_ticks
 
 
 def own_name(program: str) -> str:
@@ -103,9 +103,13 @@ def _nobody_has(pid: int) -> bool:
     return False
 
 
-def _read(pid: int) -> tuple[str, int]:
+def _read(pid: int) -> tuple[bool, int]:
+    """Whether only remains of it are there, and its start.
+
+    A process whose main thread has ended looks like them, and goes on in its other threads.
+    """
     fields = _fields(pid)
-    return fields[_STATE], int(fields[_START])
+    return fields[_STATE] in _REMAINS and int(fields[_THREADS]) <= 1, int(fields[_START])
 
 
 def _fields(pid: int) -> list[str]:

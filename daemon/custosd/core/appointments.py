@@ -12,7 +12,7 @@ from custosd.core.ladder import DEGRADE, SUSPECT, LivenessLimits, rung_s
 from custosd.core.ledger import LOOK_AGAIN_S, LOOK_FRESH_S, NEVER, PRESENCE, Ledger
 
 ATTEND_S = 60.0
-"""How often a process is looked at whose end nobody would tell of."""
+"""How often a process is looked at whose end, or whose new start, nobody would tell of."""
 
 FIRST_LOOK_S = 2.0
 """How soon after its start an agent is looked at for the first time."""
@@ -78,7 +78,8 @@ def _pause_s(life: Ledger, looks: frozenset[Source]) -> float:  # noqa: PLR0911 
     if life.ended and life.gone is not None and life.protests:
         return LOOK_AGAIN_S
     if life.ended:
-        return math.inf
+        # A person may start it again; whether it beats then is another question.
+        return ATTEND_S if looks & PRESENCE else math.inf
     if life.rung >= SUSPECT and life.looked_at < life.suspect_at:
         return AT_ONCE_S
     if life.gone is not None or life.rung >= DEGRADE:

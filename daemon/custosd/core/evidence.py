@@ -105,7 +105,8 @@ class Observation:
 
     `progress` is a measure that changes when work is done (bytes written, CPU seconds, a
     time of change); None where the source has none. Whoever asked compares it with the
-    last one. `process` and `exit` are told where they were seen.
+    last one. `process` and `exit` are told where they were seen. Of a process that is named
+    it is processor seconds, and nothing else is: see `is_processor_time`.
     """
 
     source: Source
@@ -114,3 +115,11 @@ class Observation:
     progress: float | None = None
     process: ProcessIdentity | None = None
     exit: Exit | None = None
+
+    @property
+    def is_processor_time(self) -> bool:
+        """Whether `progress` is processor seconds: they grow a little though nothing is done.
+
+        A hook names no process; its number is its own, and changes only when work is done.
+        """
+        return self.source is Source.PROCESS and self.process is not None

@@ -85,7 +85,8 @@ class Watched:
     """What can be known of an agent. `sources` has those that it can be looked at by, too.
 
     `beats`: whether it is expected to beat. `interval_s` None: by its status, or as it
-    declares. `hang_after_s` None: as for all.
+    declares. `hang_after_s` None: as for all. `stranger`: nobody has configured it; it is
+    let go when it has ended, or was silent for long.
     """
 
     agent: AgentId
@@ -94,6 +95,7 @@ class Watched:
     beats: bool = True
     interval_s: float | None = None
     hang_after_s: float | None = None
+    stranger: bool = False
 
 
 @dataclass(slots=True)
@@ -101,13 +103,15 @@ class Look:
     """What the looks at one source have shown. Times are of looks, not of their answers.
 
     `measure` has had its value since `since`, and had it still at `measured_at`; `moved_at`:
-    when it was last seen to have changed. `stopped_since`: the process stands.
+    when it was last seen to have changed. `of_processor`: it is processor seconds.
+    `stopped_since`: the process stands.
     """
 
     value: Value
     detail: str
     at: float
     measure: float | None = None
+    of_processor: bool = False
     since: float = NEVER
     measured_at: float = NEVER
     moved_at: float = NEVER
@@ -131,17 +135,18 @@ class Look:
         known, elapsed_s = self.measure, at - self.measured_at
         if value is None or elapsed_s < 0:
             return False
-        if known is None:
+        if known is None or self.of_processor is not observation.is_processor_time:
             self.measure, self.since, self.measured_at = value, at, at
+            self.of_processor = observation.is_processor_time
             return False
-        if observation.source is Source.PROCESS:
+        if self.of_processor:
             used_s = value - known
             moved = used_s < -CHILD_ENDED_S or used_s > BUSY_SHARE * max(elapsed_s, 1.0)
         else:
             moved = value != known
         self.measured_at = at
         # The use of a processor is compared with the last look, so that a trickle stays one.
-        if moved or observation.source is Source.PROCESS:
+        if moved or self.of_processor:
             self.measure = value
         if moved:
             self.since = self.moved_at = at
@@ -197,6 +202,8 @@ class Ledger:
     gone: Evidence | None = None
     gone_since: float = NEVER
     protests: int = 0
+    absent_by: Source | None = None
+    """What has seen that it is gone as a whole: not one of its processes, all of it."""
     ended: str = ""
     """Why it is no longer expected to live; "" it is."""
     ours: bool = False
@@ -240,7 +247,7 @@ class Ledger:
         self.status, self.declared_s = BeatStatus.STARTING, None
         self.wait_kind, self.wait_until, self.claim, self.claimed_at = None, NEVER, "", NEVER
         self.former = self.process or self.former
-        self.process = self.exit = self.gone = None
+        self.process = self.exit = self.gone = self.absent_by = None
         self.protests, self.ended, self.ours = 0, "", False
         self.looks.clear()
         self.worked_at = self.beyond_cpu_at = self.grown_at = NEVER
@@ -265,19 +272,19 @@ class Ledger:
 
     def take_look(self, seen: Observation, at: float, limits: LivenessLimits) -> None:
         """Take in what a look that began at `at` saw."""
-        if seen.source in PRESENCE and not self._take_presence(seen, at):
+        if seen.source in PRESENCE and not self._take_presence(seen, at, limits):
             return
         look = self.looks.get(seen.source)
         if look is None:
             look = self.looks[seen.source] = Look(seen.value, seen.detail, at)
         if not look.seen(seen, at):
             return
-        if seen.source is not Source.PROCESS:
+        if not seen.is_processor_time:
             self.worked(at)
         elif at - max(self.beyond_cpu_at, self.began_at) <= limits.busy_limit_s:
             self.worked_at = max(self.worked_at, at)
 
-    def _take_presence(self, seen: Observation, at: float) -> bool:
+    def _take_presence(self, seen: Observation, at: float, limits: LivenessLimits) -> bool:
         """Who is there, or gone; False: it is about a process that is not its own any more."""
         if seen.process is not None and seen.process == self.former:
             return False
@@ -285,21 +292,46 @@ class Ledger:
             return self._take_absence(seen, at)
         if seen.value is not Value.OK:
             return True
+        back = self._is_back(seen, at)
+        if self.absent_by is seen.source:
+            self.absent_by = None
         if seen.process is not None and seen.process != self.process:
-            if self.process is None or self.gone is not None:
+            if self.process is None or self.gone is not None or back:
                 self.adopt(seen.process)
             elif seen.source is Source.PROCESS:
                 return False  # a unit may have several processes; this is not the one
         elif self.gone is not None and at >= self.gone.at:
             self.gone, self.protests = None, 0
-        if self.ended == INACTIVE:
-            self.ended = ""
+        if back:
+            self._come_back(at, limits)
         return True
+
+    def _is_back(self, seen: Observation, at: float) -> bool:
+        """Whether it had ended, and what is seen there was started since.
+
+        What said that it had finished may stay for a while: it must have been seen to be gone
+        as a whole, and by the same source.
+        """
+        if not self.ended or (self.gone is not None and at < self.gone.at):
+            return False
+        return self.ended == INACTIVE or self.absent_by is seen.source
+
+    def _come_back(self, at: float, limits: LivenessLimits) -> None:
+        """Somebody started it again, in the same incarnation: it has its grace as at any start."""
+        self.ended = ""
+        if self.signed_at > self.gone_since:
+            return  # it speaks for itself already
+        self.status, self.rung, self.suspect_at = BeatStatus.STARTING, 0, NEVER
+        self.wait_kind, self.wait_until = None, NEVER
+        self.quiet_from = max(self.quiet_from, at + limits.startup_grace_s)
+        self.rest(at + limits.startup_grace_s)
 
     def _take_absence(self, seen: Observation, at: float) -> bool:
         if seen.process is not None and self.process not in {None, seen.process}:
             return False
         self.exit = seen.exit or self.exit
+        if seen.source is Source.UNIT or seen.process is None:
+            self.absent_by = seen.source
         if seen.detail == INACTIVE and not self.ours:
             self.ended = self.ended or INACTIVE
         self.is_gone(Evidence(seen.source, Value.BAD, at, math.inf, seen.detail))
@@ -311,8 +343,6 @@ class Ledger:
             self.looks.pop(Source.PROCESS, None)
         self.process, self.exit = process, None
         self.gone, self.protests = None, 0
-        if self.ended == INACTIVE:
-            self.ended = ""
 
     def is_gone(self, gone: Evidence) -> None:
         """Its process was seen to be gone."""

@@ -104,7 +104,8 @@ def _outlooks(
     next_look_at = look_at(life, limits, slowness)
     if next_look_at < math.inf:
         look_keys = ("liveness.probe_timeout",)
-        yield Outlook("looked at", max(0.0, next_look_at - now), "work is seen", look_keys)
+        unless = "it is heard" if life.ended else "work is seen"
+        yield Outlook("looked at", max(0.0, next_look_at - now), unless, look_keys)
     if life.works_now() and not life.ended and len(life.looks) + bool(life.claim) > 1:
         at = max(life.worked_at, life.rested_at) + life.hang_s(limits)
         unless = "work is seen, or its sources do not agree"

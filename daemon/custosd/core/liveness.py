@@ -18,7 +18,7 @@ Laws:
 
 import heapq
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -53,7 +53,9 @@ from custosd.core.ledger import (
     ENDING,
     ENDS,
     FINISHED,
+    INACTIVE,
     NEVER,
+    PRESENCE,
     WORKING,
     Ledger,
     Watched,
@@ -358,7 +360,8 @@ class Lives:
             life.rest(life.wait_until)
         if life.restarting:
             return  # whatever it says of its end is our doing
-        life.ours = False
+        if beat.status not in ENDING:
+            life.ours = False  # told to end, it may say so; whoever says more goes on
         if beat.status is BeatStatus.FINISHED:
             life.ended = FINISHED
         elif life.ended == FINISHED and beat.status not in ENDING:
@@ -426,6 +429,24 @@ class Lives:
         begun_at, life.looking_since = life.looking_since, None
         life.looked_at = max(life.looked_at, now if begun_at is None else begun_at)
         return self._settled(life, now)
+
+    def to_look_at(self, agent: AgentId) -> frozenset[Source]:
+        """By what sources to look at an agent; one that has ended could only be there again."""
+        life = self._lives.get(agent)
+        if life is None:
+            return frozenset()
+        return (
+            (life.watched.sources & PRESENCE)
+            if life.ended
+            else life.watched.sources - {Source.BEAT}
+        )
+
+    def looks_lost(self, now: float) -> None:
+        """Nobody looks any more, as after a new start of those who do: what is due is due again."""
+        for life in self._lives.values():
+            if life.looking_since is not None:
+                life.looking_since = None
+                self._plan(life, now)
 
     def attended(self, agent: AgentId, *, yes: bool, now: float) -> None:
         """Whether the end of the agent's process will be told the moment it happens."""
@@ -751,13 +772,14 @@ class Lives:
         now: float,
         now_utc: datetime,
         quarantined: Callable[[AgentId], bool] = lambda _: False,
+        ended_by_us: Container[AgentId] = (),
     ) -> None:
         """Go on with what was stored, for agents that are watched; all silences start anew.
 
         What was seen of them is not believed any more: nothing is known until it is seen
         or heard again. A restart that was under way is told of by whoever resumes it;
-        `quarantined` says of whom the holds say so. How everybody stands is told again, by
-        the next `due`.
+        `quarantined` says of whom the holds say so, `ended_by_us` whose end is our doing
+        (see `core.lives`). How everybody stands is told again, by the next `due`.
         """
         gap_s = math.inf
         for record in records:
@@ -766,6 +788,7 @@ class Lives:
                 continue
             self._restore(life, record, now, now_utc)
             life.quarantined = quarantined(record.agent)
+            life.ours = record.agent in ended_by_us
             gap_s = min(gap_s, now - life.heard_at)
             life.reason = ""
             self._look_over(life)
@@ -784,9 +807,11 @@ class Lives:
         held = record.state is AgentState.RESTARTING
         life.state = AgentState.STARTING if held else record.state
         life.since, life.began_at, life.looked_at = at(record.since_utc), now, NEVER
-        life.ended = FINISHED if record.state is AgentState.TERMINATED else ""
+        life.ended = _why_ended(record, life.watched)
         life.process, life.attended = record.process, False
         life.status = _STATUSES.get(record.state, BeatStatus.RUNNING)
+        if life.ended == INACTIVE:
+            life.status, life.gone_since = BeatStatus.RUNNING, life.since
         life.declared_s = record.interval_s
         life.heard_at = at(record.heard_utc)
         life.worked_at = life.beyond_cpu_at = at(record.progress_utc)
@@ -798,9 +823,24 @@ class Lives:
             life.gaps.reckon(self._limits)
         if record.wait_until_utc is not None and record.wait_until_utc > now_utc:
             life.wait_kind = record.wait_kind
-            left_s = min(_seconds(record.wait_until_utc - now_utc), LONGEST_WAIT_S)
+            # A wall clock that was set back makes no wait longer than it was when last heard of.
+            heard_utc = record.heard_utc or record.since_utc
+            whole_s = max(0.0, _seconds(record.wait_until_utc - heard_utc))
+            left_s = min(_seconds(record.wait_until_utc - now_utc), whole_s, LONGEST_WAIT_S)
             life.wait_until = life.quiet_from = now + left_s
             life.rest(life.wait_until)
+
+
+def _why_ended(record: LifeRecord, watched: Watched) -> str:
+    """Why a life that is restored is no longer expected to go on; "" it is.
+
+    What ended with its last word said so. Of any other it was seen, and is looked at again:
+    whoever stopped its unit may have started it since.
+    """
+    if record.state is not AgentState.TERMINATED:
+        return ""
+    said_so = record.heard_utc is not None and record.since_utc <= record.heard_utc
+    return FINISHED if said_so or Source.UNIT not in watched.sources else INACTIVE
 
 
 def _seconds(span: timedelta) -> float:

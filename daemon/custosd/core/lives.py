@@ -4,14 +4,14 @@ A life belongs to an agent that can be known to be dead: one that is configured,
 beats. It is apart from the agent's runs (`core.view.AgentView`): those are its transcripts.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from custosd.core.agents import AgentId, AgentState
 from custosd.core.beats import WaitKind
 from custosd.core.evidence import Condition, Evidence, ProcessIdentity, Value
-from custosd.core.restarts import Restart, RestartStep, passed
+from custosd.core.restarts import Restart, RestartStep, passed, stop_begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,4 +70,40 @@ def with_given_epochs(
         if given.get(life.agent, 0) > life.epoch
         else life
         for life in lives
+    )
+
+
+def ended_by_us(lives: Iterable[LifeRecord], restarts: Iterable[Restart]) -> frozenset[AgentId]:
+    """Agents that we told to end, and of which no new incarnation was started since.
+
+    Whatever became of that restart (it failed, was held up, or is open): that such an agent is
+    gone is not its own doing, nor that of a person who stopped it. One that was heard
+    after the restart had ended lives its own life again.
+    """
+    heard_utc = {life.agent: life.heard_utc for life in lives}
+    down: dict[AgentId, Restart] = {}
+    for restart in sorted(restarts, key=lambda one: one.next_epoch):
+        if passed(restart, RestartStep.SPAWN):
+            down.pop(restart.agent, None)
+        elif stop_begun(restart):
+            down[restart.agent] = restart
+    return frozenset(
+        agent for agent, restart in down.items() if not _heard_after(restart, heard_utc.get(agent))
+    )
+
+
+def _heard_after(restart: Restart, heard_utc: datetime | None) -> bool:
+    if restart.ended_utc is None or heard_utc is None:
+        return False
+    return heard_utc > restart.ended_utc
+
+
+def still_known(
+    lives: Iterable[LifeRecord], configured: Container[AgentId], since_utc: datetime
+) -> tuple[LifeRecord, ...]:
+    """Lives that are gone on with: of agents that are configured, or were heard since then."""
+    return tuple(
+        life
+        for life in lives
+        if life.agent in configured or (life.heard_utc is not None and life.heard_utc >= since_utc)
     )

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from custosd.core.agents import AgentId
 from custosd.core.evidence import Condition, Evidence, Health, Observation, Source, Value
+from custosd.core.ledger import GONE, INACTIVE, STOPPED
 
 
 class Cause(StrEnum):
@@ -177,31 +178,67 @@ class Sample:
         values = {seen.source: seen.value for seen in self.observations}
         return values.get(source, Value.UNKNOWN)
 
+    @property
+    def there(self) -> bool:
+        """Whether anything shows a process of it that lives; one that stands stopped does."""
+        seen = (self.sight, self.value_of(Source.PROCESS), self.value_of(Source.UNIT))
+        return Value.OK in seen or self.stands
 
-_PROGRESS = frozenset({Source.TRANSCRIPT, Source.WORKSPACE, Source.BEAT})
-"""What moves only when work is done. A process that spins uses its processor, too."""
+    @property
+    def stands(self) -> bool:
+        """Whether its process is seen to stand stopped."""
+        return self._shows(frozenset({STOPPED}))
+
+    @property
+    def gone(self) -> bool:
+        """Whether its control says that it is gone, and a probe, and nothing shows it there."""
+        told = self.sight is Value.BAD and self._shows(GONE | {INACTIVE})
+        return told and not self.there
+
+    def _shows(self, details: frozenset[str]) -> bool:
+        return any(
+            seen.value is Value.BAD and seen.detail in details
+            for seen in self.observations
+            if seen.source in (Source.PROCESS, Source.UNIT)
+        )
 
 
 def progressed(first: Sample, second: Sample) -> bool:
-    """Whether work was done between two samples."""
-    before = {seen.source: seen.progress for seen in first.observations}
+    """Whether work was done between two samples. A process that spins uses its processor, too."""
+    before = _measures(first)
+    return any(before.get(source, now) != now for source, now in _measures(second).items())
+
+
+def _measures(sample: Sample) -> dict[Source, float]:
+    return {
+        seen.source: seen.progress
+        for seen in sample.observations
+        if seen.progress is not None and not seen.is_processor_time
+    }
+
+
+def woke_up(*samples: Sample) -> bool:
+    """Whether what is held to stand stopped was seen to run, as after SIGCONT."""
     return any(
-        seen.progress is not None
-        and before.get(seen.source) is not None
-        and seen.progress != before[seen.source]
-        for seen in second.observations
-        if seen.source in _PROGRESS
+        _held_to_stand(sample) and sample.value_of(Source.PROCESS) is Value.OK for sample in samples
     )
+
+
+def _held_to_stand(sample: Sample) -> bool:
+    return sample.health.reason.endswith("stopped")
 
 
 def objection(first: Sample, second: Sample, *, requested: bool, told_to_end: bool) -> str:
     """Why the agent may not be stopped after all, by two samples; "" where nothing is against it.
 
-    A person's order (`requested`) needs no evidence. What was told to end before
-    and is gone needs no other. Otherwise both samples must say that it is bad, and nothing
-    may say that it is not; what is not known is against it.
+    What its control says is gone, and is seen to be there, is never replaced: a second one
+    would be started beside it. Else a person's order (`requested`) needs no evidence, and what
+    was told to end before and is gone needs no other. Otherwise both samples must say that it
+    is bad, and nothing may say that it is not; what is not known is against it.
     """
     both = (first, second)
+    if second.sight is Value.BAD and second.there:
+        return "still_there"
     if requested or (told_to_end and all(sample.sight is Value.BAD for sample in both)):
         return ""
     found = ""
@@ -213,11 +250,20 @@ def objection(first: Sample, second: Sample, *, requested: bool, told_to_end: bo
         found = "not_known"
     elif any(sample.sight is Value.UNKNOWN for sample in both):
         found = "not_seen"
-    elif second.health.condition is Condition.DEAD and any(map(_is_there, both)):
-        found = "still_there"
+    elif second.health.condition is Condition.DEAD:
+        found = "still_there" if any(sample.there for sample in both) else ""
+    else:
+        found = _hung_no_more(first, second)
     return found
 
 
-def _is_there(sample: Sample) -> bool:
-    seen = (sample.sight, sample.value_of(Source.PROCESS), sample.value_of(Source.UNIT))
-    return Value.OK in seen
+def _hung_no_more(first: Sample, second: Sample) -> str:
+    if second.sight is Value.BAD:
+        return "" if second.gone else "not_seen"
+    if first.sight is Value.BAD:
+        return "came_back"
+    if woke_up(first, second):
+        return "stopped_no_more"
+    both = (first, second)
+    held = any(map(_held_to_stand, both))
+    return "not_known" if held and not all(sample.stands for sample in both) else ""

@@ -7,7 +7,8 @@ Laws:
 1. (epoch, sequence) of an agent only grows; a sequence starts anew with its epoch. A newer
    epoch is let in only where a restart gave it, or where nothing is known of the agent yet.
 2. Nothing waits and nothing grows without bound: of each agent one beat is kept, the newest;
-   what gave way to it is counted, and so is everything that is refused.
+   what gave way to it is counted, and so is everything that is refused. Agents that nobody
+   has configured never take the place of one that somebody has.
 """
 
 from collections.abc import Callable, Iterable
@@ -38,11 +39,18 @@ class Counts:
 class BeatRegister:
     """The one place that knows which incarnation may speak, and how far it has spoken.
 
-    `known` says whether beats of an agent are taken at all.
+    `known` says whether beats of an agent are taken at all. There is room for `most_agents`,
+    and for every one that is `configured`, however many others came before it.
     """
 
-    def __init__(self, known: Callable[[AgentId], bool], most_agents: int = 20_000) -> None:
+    def __init__(
+        self,
+        known: Callable[[AgentId], bool],
+        most_agents: int = 20_000,
+        configured: Callable[[AgentId], bool] = lambda _: False,
+    ) -> None:
         self._known = known
+        self._configured = configured
         self._most_agents = most_agents
         self._last: dict[AgentId, tuple[int, int]] = {}
         self._expected: dict[AgentId, int] = {}
@@ -86,7 +94,8 @@ class BeatRegister:
             return Refusal.UNKNOWN_AGENT
         last = self._last.get(beat.agent)
         if last is None:
-            return Refusal.FULL if len(self._last) >= self._most_agents else None
+            full = len(self._last) >= self._most_agents and not self._configured(beat.agent)
+            return Refusal.FULL if full else None
         epoch, sequence = last
         if beat.epoch < epoch:
             return Refusal.OLD_EPOCH

@@ -17,6 +17,7 @@ Laws:
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -29,6 +30,7 @@ from custosd.core.errors import StoreConflict, StoreRefused, StoreUnavailable
 from custosd.core.evidence import Observation, ProcessIdentity, Source, Value
 from custosd.core.facts import BeatsRefused, BeatsSuperseded, Fact, LifeChanged
 from custosd.core.liveness import LivenessLimits, Lives, Watched
+from custosd.core.lives import LifeRecord
 from custosd.core.own_pace import HEARD_S, OwnPace
 from custosd.core.view import FleetView
 from custosd.flow.latest import Latest
@@ -45,7 +47,7 @@ GROWTH_S = 1.0
 """How soon the growth of transcripts counts as a sign of life."""
 
 COUNTS_S = 60.0
-"""How often refusals are told, and all lives are looked over for a deadline that was lost."""
+"""How often refusals are told, and all lives in memory are looked over for a lost deadline."""
 
 LATE_S = 5.0
 """A deadline kept later than this, beyond our own stalls, was lost."""
@@ -61,6 +63,9 @@ LAST_FLUSH_S = 2.0
 
 FORGET_S = 24 * 3600.0
 """After how much silence an agent is let go that nobody has configured."""
+
+MOST_REFUSED = 20
+"""Lives that are refused one by one in a flush; then it is no matter of single ones."""
 
 _TOLD = {
     AgentState.RUNNING: BeatStatus.RUNNING,
@@ -82,7 +87,7 @@ class LivenessSettings:
 
 
 def _stranger(agent: AgentId) -> Watched | None:
-    return Watched(agent, sources=frozenset({Source.BEAT, Source.PROCESS}))
+    return Watched(agent, sources=frozenset({Source.BEAT, Source.PROCESS}), stranger=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +96,7 @@ class LivenessPorts:
 
     `identify` is the process that has an id now, None where there is none; `boottime` goes
     on while the machine sleeps, unlike trio's clock. `stranger` says how an agent is watched
-    that beats and is not watched yet (None: not at all).
+    that beats and is not watched yet (None: not at all), and is marked as one there.
     """
 
     register: BeatRegister
@@ -132,6 +137,10 @@ class LivenessWatch:
         Started: when everything listens. Raises nothing of its own.
         """
         to_look, looks = trio.open_memory_channel[AgentId](math.inf)
+        now = trio.current_time()
+        # Whoever looked before this looks no more, and knew strangers that are watched still.
+        self.lives.looks_lost(now)
+        self._strangers = {agent: now for agent in self.lives if self._is_stranger(agent)}
         try:
             async with trio.open_nursery() as nursery:
                 for name, part in (
@@ -171,7 +180,8 @@ class LivenessWatch:
             if watched is None:
                 return ()
             self.lives.watch(watched, received.at)
-            self._strangers[beat.agent] = received.at
+            if watched.stranger:
+                self._strangers[beat.agent] = received.at
         elif beat.agent in self._strangers:
             self._strangers[beat.agent] = received.at
         facts = list(self.lives.beat(received))
@@ -180,6 +190,10 @@ class LivenessWatch:
         if beat.pid and received.door == "socket":
             facts += self._identify(beat.agent, beat.pid)
         return facts
+
+    def _is_stranger(self, agent: AgentId) -> bool:
+        watched = self.lives.watched(agent)
+        return watched is not None and watched.stranger
 
     def _identify(self, agent: AgentId, pid: int) -> Sequence[Fact]:
         if not self.lives.lacks_process(agent, pid) or self._unfound.get(agent) == pid:
@@ -288,9 +302,8 @@ class LivenessWatch:
 
     async def _look_at_each(self, looks: trio.MemoryReceiveChannel[AgentId]) -> None:
         async for agent in looks:
-            watched = self.lives.watched(agent)
-            if watched is not None:
-                await self._look(agent, watched.sources - {Source.BEAT})
+            if agent in self.lives:
+                await self._look(agent, self.lives.to_look_at(agent))
 
     async def _look(self, agent: AgentId, sources: frozenset[Source]) -> None:
         """Look by all sources at once; one that does not answer in time keeps none other."""
@@ -327,9 +340,9 @@ class LivenessWatch:
         while True:
             with pulse.waiting():
                 await trio.sleep(self._settings.flush_s)
-            await self._save()
+            await self._save(pulse)
 
-    async def _save(self, *, everything: bool = False) -> None:
+    async def _save(self, pulse: Pulse | None = None, *, everything: bool = False) -> None:
         """Store what has changed, and of those who were only heard the longest unstored."""
         self._changed |= self.lives.take_changed()
         most = len(self._heard) if everything else MOST_HEARD
@@ -345,10 +358,8 @@ class LivenessWatch:
         if not records and self._store_away_at is None:
             return
         try:
-            await self._ports.store.save_lives(records)
-        except StoreRefused as error:
-            # Repeating it would be refused again; the next changes are tried anew.
-            log.error("lives.refused", count=len(records), error=str(error))
+            with nullcontext() if pulse is None else pulse.waiting():
+                await self._store_lives(records)
         except StoreConflict:
             self._put_back(taken, heard)
             return
@@ -362,6 +373,26 @@ class LivenessWatch:
             self._put_back(taken, heard)
             raise
         await self._store_answered(now)
+
+    async def _store_lives(self, records: Sequence[LifeRecord]) -> None:
+        """One that is refused is left out, and costs no other: halve until it stands alone.
+
+        Repeating it would be refused again; its next change is tried anew. Where many are
+        refused, all that is left of a half goes with them.
+        """
+        parts, alone = [records], 0
+        while parts:
+            part = parts.pop()
+            try:
+                await self._ports.store.save_lives(part)
+            except StoreRefused as error:
+                if len(part) > 1 and alone < MOST_REFUSED:
+                    middle = len(part) // 2
+                    parts += [part[middle:], part[:middle]]
+                    continue
+                alone += 1
+                first = part[0].agent if part else ""
+                log.error("lives.refused", count=len(part), first=first, error=str(error))
 
     def _put_back(self, taken: set[AgentId], heard: Sequence[AgentId]) -> None:
         self._changed |= taken
@@ -402,18 +433,26 @@ class LivenessWatch:
     async def _let_strangers_go(self) -> None:
         now = trio.current_time()
         for agent, heard_at in tuple(self._strangers.items()):
-            ended = self.lives.state(agent) in {AgentState.TERMINATED, None}
+            if not self._is_stranger(agent):
+                del self._strangers[agent]  # it was configured, or dismissed, meanwhile
+                continue
+            ended = self.lives.state(agent) is AgentState.TERMINATED
             if now - heard_at < (COUNTS_S if ended else FORGET_S):
                 continue
             del self._strangers[agent]
             facts = self.lives.let_go(agent, now)
             self._ports.watch.forget(agent)
             self._ports.register.forget(agent)
-            for kept in (self._watched, self._unfound, self._grown):
-                kept.pop(agent, None)
             await self._tell(facts)
+        for kept in (self._watched, self._unfound, self._grown):
+            for agent in kept.keys() - set(self.lives):
+                del kept[agent]
 
     def _scan(self) -> None:
+        """Find deadlines that the heap has lost, by the lives in memory.
+
+        The store is not asked: it knows no deadline, and of lives only what was held here.
+        """
         lost = self.lives.overdue(trio.current_time(), LATE_S)
         if lost:
             log.error("deadline.lost", agents=len(lost), first=lost[0])

@@ -30,7 +30,14 @@ from custosd.core.errors import (
     StoreError,
     StoreUnavailable,
 )
-from custosd.core.evidence import Condition, Health, ProcessIdentity, Source, Value
+from custosd.core.evidence import (
+    Condition,
+    Health,
+    Observation,
+    ProcessIdentity,
+    Source,
+    Value,
+)
 from custosd.core.facts import Fact, RestartChanged, RestartStepped
 from custosd.core.restarts import (
     Cause,
@@ -47,6 +54,7 @@ from custosd.core.restarts import (
     progressed,
     stepped,
     stop_begun,
+    woke_up,
 )
 from custosd.ports import ActionStore, AgentControl, HandOver, Lease, Prober
 
@@ -58,6 +66,9 @@ FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 5.0
 LOOK_S = 0.5
 """How often a process that is to end, or to begin, is looked at."""
+
+ENDS = "unit_deactivating"
+"""What a control says of a process that was told to end and is about to."""
 
 _PROBED = frozenset(Source) - {Source.BEAT}
 
@@ -103,13 +114,15 @@ class ProcedureLimits:
     """How long each step may take, seconds. `act_s` must be shorter than `lease_s`.
 
     `samples_s` lies between two samples of evidence, which counts for `fresh_s`. An agent
-    that does not beat must stay for `stays_s`, or for `first_beat_s` where that is less.
+    that does not beat must stay for `stays_s`, or for `first_beat_s` where that is less. What
+    a daemon before this one told to end has `graceful_s`, and `ending_s` while it is seen to.
     """
 
     interrupt_s: float = 10.0
     graceful_s: float = 10.0
     verify_s: float = 10.0
     first_beat_s: float = 60.0
+    ending_s: float = 120.0
     samples_s: float = 2.0
     probe_s: float = 5.0
     fresh_s: float = 5.0
@@ -237,6 +250,10 @@ class Procedure:
 
     async def _bring_down(self) -> None:
         """Stop the old incarnation, and prove that it is gone."""
+        if stop_begun(self.restart):
+            # Its end may come at any time, and is our doing: whoever watches it must know.
+            await self._tell_began()
+            await self._wait_end()
         seen = await self._take_evidence()
         await self._tell_began()
         if seen is not Value.BAD:
@@ -282,7 +299,7 @@ class Procedure:
         while (left_s := ends_at - trio.current_time()) > 0:
             await trio.sleep(min(self.limits.samples_s, left_s))
             after = await self._sample()
-            if after.health.value is Value.OK or progressed(before, after):
+            if after.health.value is Value.OK or progressed(before, after) or woke_up(after):
                 raise _abandoned("interrupted")
             if after.sight is Value.BAD:
                 break
@@ -436,11 +453,14 @@ class Procedure:
     # --- seeing ----------------------------------------------------------------------------
 
     async def _sight(self) -> Value:
+        return (await self._look()).value
+
+    async def _look(self) -> Observation:
         try:
             with trio.fail_after(self.limits.probe_s):
-                return (await self.ports.control.sight()).value
-        except (ControlError, trio.TooSlowError):
-            return Value.UNKNOWN
+                return await self.ports.control.sight()
+        except (ControlError, trio.TooSlowError) as error:
+            return Observation(Source.PROCESS, Value.UNKNOWN, type(error).__name__)
 
     async def _wait_sight(self, limit_s: float, *wanted: Value) -> Value:
         """Look until one of the wanted is seen, for so long; returns what was seen last."""
@@ -450,6 +470,18 @@ class Procedure:
             if seen in wanted or trio.current_time() >= ends_at:
                 return seen
             await trio.sleep(min(LOOK_S, ends_at - trio.current_time()))
+            await self._keep_lease()
+
+    async def _wait_end(self) -> None:
+        """Wait for what was told to end; it may need longer than it took us to come back."""
+        began_at = trio.current_time()
+        while True:
+            seen = await self._look()
+            limit_s = self.limits.ending_s if seen.detail == ENDS else self.limits.graceful_s
+            left_s = began_at + limit_s - trio.current_time()
+            if seen.value is Value.BAD or left_s <= 0:
+                return
+            await trio.sleep(min(LOOK_S, left_s))
             await self._keep_lease()
 
     async def _sample(self) -> Sample:
