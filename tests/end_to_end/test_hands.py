@@ -197,6 +197,36 @@ async def test_nothing_is_done_before_it_is_written_and_all_is_done_once_the_dat
         assert len((home / "letters").read_text().split()) == 1
 
 
+@pytest.mark.timeout(180)
+async def test_a_message_that_the_database_did_not_take_arrives_once_when_it_is_sent_again(
+    hands: Path, home: Path
+) -> None:
+    """Frozen, then restarted by its operator: who asks with the same key is not heard twice."""
+    words = ("steer", "a", "Run the tests.", "--key", "k1")
+    async with supervised(hands, home) as daemon:
+        server = daemon.out.found("postgres.started")[-1]["server_pid"]
+        servers = [server, *(child.pid for child in psutil.Process(server).children())]
+        for pid in servers:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            answer = await act(hands, home, *words)
+            assert answer.code != OK
+            assert not (home / "letters").exists()
+        finally:
+            for pid in servers:
+                os.kill(pid, signal.SIGCONT)
+        since = len(daemon.out.lines)
+        os.kill(server, signal.SIGINT)  # a fast restart
+        await daemon.out.event("postgres.started", since=since, limit_s=60)
+        await daemon.out.event("store.returned", since=since, limit_s=60)
+        answer = await act(hands, home, *words, "--wait", "20s")
+        assert answer.code == OK, answer.out + answer.err
+        await daemon.out.event("intervention.changed", after="acknowledged", limit_s=60)
+        assert (await act(hands, home, *words, "--wait", "5s")).code == OK
+        assert len((home / "letters").read_text().split()) == 1
+        assert len(lives(home)) == 1
+
+
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
     """A file system of so many bytes at a folder; skips where none may be mounted."""
