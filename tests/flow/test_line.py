@@ -1,0 +1,42 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from custosd.flow.line import Line
+
+
+def test_priorities_then_age_and_the_overdue_before_all():
+    line = Line[str](most_wait_s=10)
+    line.join("old and low", 0, now=0)
+    line.join("high", 5, now=1)
+    line.join("high too", 5, now=2)
+    assert line.first(now=9.9) == "high"
+    assert line.first(now=10) == "old and low"
+    line.leave("old and low")
+    assert line.first(now=100) == "high"
+    line.leave("high")
+    line.leave("high too")
+    assert line.first(now=100) is None
+    assert len(line) == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), max_size=40), st.integers(0, 30))
+def test_who_is_overdue_is_served_in_the_order_of_joining(
+    plan: list[tuple[int, int]], patience: int
+):
+    line, now = Line[int](patience), 0
+    joined_at: dict[int, tuple[int, int]] = {}
+    for name, (priority, pause) in enumerate(plan):
+        now += pause
+        line.join(name, priority, now)
+        joined_at[name] = (now, priority)
+    served: list[int] = []
+    while (first := line.first(now)) is not None:
+        overdue = [name for name in line if joined_at[name][0] + patience <= now]
+        if overdue:
+            assert first == min(overdue)
+        else:
+            best = max(joined_at[name][1] for name in line)
+            assert first == min(name for name in line if joined_at[name][1] == best)
+        line.leave(first)
+        served.append(first)
+    assert sorted(served) == list(range(len(plan)))
