@@ -77,6 +77,8 @@ class Machine:
     on_end: Callable[[AgentId, Worker, Exit], None] = lambda *_: None
     looks: dict[AgentId, int] = field(default_factory=dict)
     written: dict[AgentId, float] = field(default_factory=dict)
+    stopped_units: set[AgentId] = field(default_factory=set)
+    ends_when_interrupted: set[AgentId] = field(default_factory=set)
     _pids: int = 1000
 
     def start(self, agent: AgentId, epoch: int = 0) -> Worker:
@@ -117,6 +119,8 @@ class MachineControl:
 
     async def interrupt(self) -> None:
         await self._do("interrupt")
+        if self.agent in self.machine.ends_when_interrupted:
+            self.machine.end(self.agent, Exit(code=0))
         if self.agent in self.machine.wakes:
             self.machine.workers[self.agent].frozen = False
             self.machine.written[self.agent] = self.machine.written.get(self.agent, 0.0) + 1
@@ -252,7 +256,10 @@ class MachineProber:
             Source.TRANSCRIPT, Value.OK, "read", self.machine.written.get(agent, 0.0)
         )
         if worker is None:
-            return (Observation(Source.PROCESS, Value.BAD, "process_gone", None, process), written)
+            gone = Observation(Source.PROCESS, Value.BAD, "process_gone", None, process)
+            if agent in self.machine.stopped_units:
+                return (gone, Observation(Source.UNIT, Value.BAD, "unit_inactive"), written)
+            return (gone, written)
         if worker.frozen:
             stopped = Observation(
                 Source.PROCESS, Value.BAD, "process_stopped", worker.cpu_s, worker.identity

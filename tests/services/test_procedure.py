@@ -227,6 +227,30 @@ async def test_a_dead_one_whose_process_is_there_is_not_replaced(
     assert table.machine.calls == []
 
 
+async def test_who_was_stopped_by_somebody_is_not_started_again_however_late_others_see_it(
+    table: Table, autojump_clock: trio.testing.MockClock
+) -> None:
+    dead(table)
+    table.machine.stopped_units.add(ADA)
+    ended = await table.procedure(await table.intend()).run()
+    assert (ended.state, results(ended)[P.EVIDENCE]) == (S.ABANDONED, "not_known")
+    assert table.machine.calls == []
+    assert table.lives.health(ADA, trio.current_time()).reason == "unit_inactive"
+
+
+async def test_who_ended_because_we_interrupted_it_is_started_again(
+    table: Table, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    nursery.start_soon(table.speak)
+    hung(table)
+    table.machine.ends_when_interrupted.add(ADA)
+    table.machine.stopped_units.add(ADA)
+    ended = await table.procedure(await table.intend(Cause.HANG)).run()
+    assert (ended.state, ended.failure) == (S.SUCCEEDED, "")
+    assert [call for call, _ in table.machine.calls] == ["interrupt", "spawn"]
+    nursery.cancel_scope.cancel()
+
+
 async def test_an_order_needs_no_evidence_and_keeps_it(
     table: Table, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:

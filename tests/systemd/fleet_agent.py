@@ -2,7 +2,8 @@
 
 It writes a line for each of its lives into its home. SIGUSR1: it works on and beats no more.
 SIGUSR2: it declares that it waits for a person, and is silent then. SIGTERM ends it, after
-STOPS_AFTER_S seconds. It needs nothing but a copy of `custosd.client` beside it.
+STOPS_AFTER_S seconds. TELLS is a pipe into which it says that it lives. It needs nothing but a
+copy of `custosd.client` beside it.
 """
 
 import os
@@ -25,6 +26,8 @@ home = Path(os.environ["HOME"])
 client = Client()
 with (home / "lives").open("a") as lives:
     lives.write(f"{os.getpid()} {os.environ['CUSTOSD_EPOCH']}\n")
+if pipe := os.environ.get("TELLS"):
+    Path(pipe).write_text("lives")
 (home / "work").mkdir(exist_ok=True)
 steps = 0
 waits = False

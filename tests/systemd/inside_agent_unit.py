@@ -48,7 +48,7 @@ def install() -> None:
     SETTINGS.parent.mkdir(parents=True, exist_ok=True)
     AGENT.mkdir(exist_ok=True)
     shutil.copy(PROGRAM, AGENT)
-    # As StateDirectory= makes it.
+    # Closed, as no unit makes it: whoever hands over opens the way.
     HAND_OVERS.mkdir(mode=0o700, exist_ok=True)
     shutil.chown(HAND_OVERS, "custosd", "custosd")
 

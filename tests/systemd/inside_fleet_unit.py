@@ -30,6 +30,7 @@ from tests.systemd.machine import (
 ETC = Path("/etc/custosd")
 HOMES = Path("/var/lib/custosd-agents")
 PROGRAMS = Path("/opt/fleet")
+DROP_IN = Path("/etc/systemd/system/custosd-agent@killed.service.d/held.conf")
 HERE = Path(__file__).parent
 AGENTS = ("killed", "frozen", "mute", "waiting", "stopped", "well")
 
@@ -89,6 +90,25 @@ def lives(name: str) -> list[tuple[int, int]]:
 
 def send(name: str, number: signal.Signals) -> None:
     os.kill(lives(name)[-1][0], number)
+
+
+def check_heard(journal: Journal, name: str) -> None:
+    """The daemon takes this agent's beats: what it says from now on is told."""
+    send(name, signal.SIGUSR2)
+    journal.wait_for("life.changed", agent=name, reason="waits_human")
+
+
+def start_by_hand(name: str) -> None:
+    """End the agent if it runs, and start it, as an operator does; it lives when this returns."""
+    settings, pipe = ETC / "agents" / f"{name}.env", Path("/srv/lives")
+    before = settings.read_text()
+    settings.write_text(f"{before}TELLS={pipe}\n")
+    os.mkfifo(pipe)
+    pipe.chmod(0o666)
+    systemctl("restart", unit_of(name))
+    assert pipe.read_text() == "lives"
+    pipe.unlink()
+    settings.write_text(before)
 
 
 @pytest.fixture
@@ -163,7 +183,11 @@ def test_the_dead_and_the_frozen_come_back_and_nobody_else_is_touched(
     assert ("waiting", "waits_human") in said
     touched = {line["agent"] for line in journal.lines if line.get("event") == "restart.changed"}
     assert touched == {"killed", "frozen"}
-    assert HAND_OVERS.stat().st_mode & 0o777 == 0o711
+
+    # He starts it again: it is heard, as who it was.
+    start_by_hand("stopped")
+    check_heard(journal, "stopped")
+    assert [epoch for _, epoch in lives("stopped")] == [0, 0]
 
     # The agents' own files are theirs; the daemon wrote nowhere else.
     systemctl("stop", UNIT)
@@ -171,19 +195,23 @@ def test_the_dead_and_the_frozen_come_back_and_nobody_else_is_touched(
 
 
 def test_agents_outlive_the_daemon_and_are_known_again(fleet: None, journal: Journal):
-    begin(journal, "well", "killed")
+    begin(journal, "well", "killed", "stopped")
     systemctl("stop", UNIT)
     ((pid, _),) = lives("well")
     assert Path("/proc", str(pid)).exists()
     send("killed", signal.SIGKILL)
+    systemctl("stop", unit_of("stopped"))
     systemctl("start", UNIT)
-    journal.wait_for("life.changed", agent="well", reason="heard")
-    # Who died meanwhile is found, and nobody else is taken for dead because of our absence.
-    journal.wait_for("restart.changed", agent="killed", state="succeeded")
-    assert [len(lives(name)) for name in ("well", "killed")] == [1, 2]
+    # Who died meanwhile is found, and nobody else is taken for dead because of our absence,
+    # nor because somebody stopped it: until the second time they would be, too.
+    for _ in range(2):
+        journal.wait_for("restart.changed", agent="killed", state="succeeded")
+        send("killed", signal.SIGKILL)
+    check_heard(journal, "well")
+    assert [len(lives(name)) for name in ("well", "killed", "stopped")] == [1, 3, 1]
 
 
-def test_a_daemon_that_is_killed_in_mid_restart_is_followed_by_one_that_ends_it_once(
+def test_a_daemon_that_is_killed_before_a_start_is_followed_by_one_that_starts_once(
     fleet: None, journal: Journal
 ):
     settings = ETC / "agents" / "killed.env"
@@ -198,6 +226,44 @@ def test_a_daemon_that_is_killed_in_mid_restart_is_followed_by_one_that_ends_it_
     assert [epoch for _, epoch in lives("killed")] == [0, 1]
     assert len(lives("well")) == 1
     assert show("NRestarts") == "1"
+
+
+@pytest.fixture
+def pipes() -> Iterator[tuple[Path, Path]]:
+    """Two pipes that agents may use, and no drop-in of "killed" when they are gone."""
+    both = Path("/srv/began"), Path("/srv/go-on")
+    for pipe in both:
+        os.mkfifo(pipe)
+        pipe.chmod(0o666)
+    yield both
+    for pipe in both:
+        pipe.unlink()
+    shutil.rmtree(DROP_IN.parent, ignore_errors=True)
+    systemctl("daemon-reload")
+
+
+def hold_the_next_start(began: Path, go_on: Path) -> None:
+    """From its next start on, the unit of "killed" tells by one pipe, and waits for the other."""
+    DROP_IN.parent.mkdir()
+    DROP_IN.write_text(f"[Service]\nExecStartPre=/bin/sh -c 'echo it > {began}; cat {go_on}'\n")
+    systemctl("daemon-reload")
+
+
+def test_a_daemon_that_is_killed_in_a_start_is_followed_by_one_that_does_not_start_again(
+    fleet: None, pipes: tuple[Path, Path], journal: Journal
+):
+    began, go_on = pipes
+    begin(journal, "killed", "well")
+    hold_the_next_start(began, go_on)
+    send("killed", signal.SIGKILL)
+    assert began.read_text() == "it\n"
+    systemctl("kill", "--kill-who=main", "--signal=KILL", UNIT)
+    journal.wait_for("daemon.ready")
+    assert len(lives("killed")) == 1
+    go_on.write_text("")
+    journal.wait_for("restart.changed", agent="killed", state="succeeded")
+    assert [epoch for _, epoch in lives("killed")] == [0, 1]
+    assert len(lives("well")) == 1
 
 
 def test_one_service_that_stands_still_is_the_end_of_the_daemon_and_of_no_agent(
@@ -225,9 +291,13 @@ def test_one_service_that_stands_still_is_the_end_of_the_daemon_and_of_no_agent(
 def test_a_good_file_is_taken_up_and_a_bad_one_is_not(fleet: None, journal: Journal):
     begin(journal, "well")
     pid = show("MainPID")
-    configure("well", settings=SETTINGS.replace('margin = "500ms"', 'margin = "700ms"'))
+    systemctl("start", unit_of("killed"))
+    better = SETTINGS.replace('margin = "500ms"', 'margin = "700ms"')
+    configure("well", "killed", settings=better)
     systemctl("reload", UNIT)
-    assert journal.wait_for("config.reloaded")["changed"] == ["liveness.margin"]
+    assert "liveness.margin" in journal.wait_for("config.reloaded")["changed"]
+    # Nobody listened to it before.
+    journal.wait_for("life.changed", agent="killed", reason="heard")
 
     configure("well", settings=SETTINGS.replace('margin = "500ms"', 'margin = "soon"'))
     done = subprocess.run(
@@ -239,7 +309,26 @@ def test_a_good_file_is_taken_up_and_a_bad_one_is_not(fleet: None, journal: Jour
     assert f"{ETC}/custosd.toml:{place}: liveness.margin" in refused["error"]
     assert (show("ActiveState"), show("MainPID")) == ("active", pid)
     assert 'liveness.margin = "700ms"' in custosd("why", "well").stdout
-    assert len(lives("well")) == 1
+
+    configure("well", settings=better)
+    systemctl("kill", "--kill-who=main", "--signal=HUP", UNIT)
+    journal.wait_for("config.reloaded")
+    assert custosd("why", "killed").returncode == 1
+    assert (show("ActiveState"), show("MainPID")) == ("active", pid)
+    assert [len(lives(name)) for name in ("well", "killed")] == [1, 1]
+
+
+def test_an_agent_that_is_started_by_hand_after_a_reload_is_who_it_was(
+    fleet: None, journal: Journal
+):
+    begin(journal, "well")
+    assert custosd("restart", "well").returncode == 0
+    journal.wait_for("restart.changed", agent="well", state="succeeded")
+    systemctl("reload", UNIT)
+    assert (STATE.stat().st_mode & 0o777, HAND_OVERS.stat().st_mode & 0o777) == (0o700, 0o711)
+    start_by_hand("well")
+    check_heard(journal, "well")
+    assert [epoch for _, epoch in lives("well")] == [0, 1, 1]
 
 
 @pytest.fixture
@@ -287,4 +376,9 @@ def test_a_credential_reaches_the_daemon_and_nobody_else(
     journal.wait_for("restart.changed", agent="well", state="succeeded")
     of_agent = Path("/proc", str(lives("well")[-1][0]), "environ").read_bytes()
     assert b"CREDENTIALS_DIRECTORY" not in of_agent
+    given = Path("/run/credentials", UNIT, "database-password")
+    for user, may in (("custosd", True), ("custosd-agent", False)):
+        read = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "cat", given]
+        done = subprocess.run(read, capture_output=True, text=True, check=False)
+        assert (done.returncode == 0, done.stdout) == (may, "open sesame" if may else "")
     assert not any("open sesame" in str(line["MESSAGE"]) for line in journal.lines)

@@ -102,8 +102,18 @@ def test_systemd_is_more_patient_than_the_daemon_itself():
     assert config.watchdog.stale_after_s > config.watchdog.interval_s
 
 
-def test_the_unit_calls_custosd_as_custosd_wants_to_be_called():
-    program, *words = daemon_unit()["Service"]["ExecStart"].split()
+@pytest.mark.parametrize(("key", "command"), [("ExecStart", "run"), ("ExecReload", "reload")])
+def test_the_unit_calls_custosd_as_custosd_wants_to_be_called(key: str, command: str):
+    program, *words = daemon_unit()["Service"][key].split()
     assert program == "/usr/bin/custosd"
     told = CliRunner().invoke(main, [*words, "--help"])
-    assert (told.exit_code, words[-1]) == (0, "run"), told.output
+    assert (told.exit_code, words[-1]) == (0, command), told.output
+
+
+def test_agents_look_for_what_is_handed_over_where_the_daemon_may_write_it():
+    service = daemon_unit()["Service"]
+    folder = service["ReadWritePaths"].removeprefix("-")
+    assert folder == f"/var/lib/{service['StateDirectory']}-handover"
+    assert service["ExecStartPre"].endswith(f" {folder}")
+    template = (PROJECT / "systemd" / "custosd-agent@.service").read_text()
+    assert f" {folder}/%i/environment " in template

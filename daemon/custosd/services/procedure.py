@@ -14,7 +14,7 @@ Laws:
 4. Cancellation leaves the row open for whoever comes next.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol, TypeVar
@@ -82,6 +82,12 @@ class LivesOfAgents(Protocol):
 
     def process(self, agent: AgentId) -> ProcessIdentity | None:
         """The process that is known to work for an agent."""
+        ...
+
+    def saw(
+        self, agent: AgentId, seen: Iterable[Observation], now: float, since: float | None = None
+    ) -> Sequence[Fact]:
+        """Take in what a look that began at `since` saw of an agent."""
         ...
 
     def heard(self, agent: AgentId, epoch: int) -> bool:
@@ -276,9 +282,9 @@ class Procedure:
         told_to_end = stop_begun(self.restart)
         await self._begin(RestartStep.EVIDENCE)
         requested = self._requested
-        first = await self._sample()
+        first = await self._sample_untouched()
         await trio.sleep(self.limits.samples_s)
-        second = await self._sample()
+        second = await self._sample_untouched()
         against = objection(first, second, requested=requested, told_to_end=told_to_end)
         if against:
             raise _abandoned(against)
@@ -483,6 +489,19 @@ class Procedure:
                 return
             await trio.sleep(min(LOOK_S, left_s))
             await self._keep_lease()
+
+    async def _sample_untouched(self) -> Sample:
+        """A sample of one to whom we have done nothing yet: its end is not our doing.
+
+        What its unit says of it is told to those who judge. They look at it, too, but may come
+        late; and one that somebody has stopped is dead by its process alone.
+        """
+        since = trio.current_time()
+        sample = await self._sample()
+        units = [one for one in sample.observations if one.source is Source.UNIT]
+        agent, now = self.restart.agent, trio.current_time()
+        await self._tell(self.ports.lives.saw(agent, units, now, since))
+        return replace(sample, health=self._health())
 
     async def _sample(self) -> Sample:
         agent = self.restart.agent
