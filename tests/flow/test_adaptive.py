@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.flow.cancelling import cancel_at_every_checkpoint
 
-from custosd.flow.adaptive import AdaptiveLimit, Aimd, Gradient2, Sample
+from custosd.flow.adaptive import AdaptiveLimit, Aimd, Fixed, Gradient2, Sample
 
 
 class Overloaded(Exception):
@@ -192,3 +192,29 @@ async def test_cancelled_at_any_checkpoint_no_slot_leaks(autojump_clock: trio.te
         assert limit.rejected == 0
 
     assert await cancel_at_every_checkpoint(scenario, check) > 10
+
+
+async def test_a_fixed_limit_stays_whatever_happens_and_each_is_told_how_long_it_waited(
+    autojump_clock: trio.testing.MockClock,
+):
+    limit = AdaptiveLimit(Fixed(2))
+    waited: list[float] = []
+
+    async def use(number: int) -> None:
+        async with limit.slot() as slot:
+            waited.append(slot.queued_s)
+            await trio.sleep(1)
+            if number % 2:
+                slot.rejected()
+
+    async with trio.open_nursery() as nursery:
+        for number in range(6):
+            nursery.start_soon(use, number)
+    assert sorted(waited) == [0, 0, 1, 1, 2, 2]
+    assert (limit.limit, limit.used, limit.rejected, limit.in_flight) == (2, 3, 3, 0)
+
+
+@pytest.mark.parametrize("limit", [0, -1, float("inf"), float("nan")])
+def test_a_fixed_limit_lets_in_one_at_least_and_not_everybody(limit: float):
+    with pytest.raises(ValueError, match="in order"):
+        Fixed(limit)

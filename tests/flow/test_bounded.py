@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.flow.cancelling import cancel_at_every_checkpoint
 
-from custosd.flow.bounded import as_completed, each
+from custosd.flow.bounded import as_completed, each, for_each
 
 
 class Gauge:
@@ -285,3 +285,45 @@ def test_both_ways_every_item_has_one_outcome_and_the_limit_holds(
         assert ordered.now == unordered.now == 0
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def test_for_each_calls_all_and_no_more_at_once_than_the_limit(
+    autojump_clock: trio.testing.MockClock,
+):
+    gauge = Gauge()
+    await for_each([3, 1, 2, 1], gauge.work, limit=2)
+    assert (gauge.most, trio.current_time()) == (2, 4)
+    await for_each([3, 1, 2, 1], gauge.work)
+    assert (gauge.most, trio.current_time()) == (4, 7)
+
+
+async def test_an_error_of_for_each_ends_the_others_and_takes_no_further_item(
+    autojump_clock: trio.testing.MockClock,
+):
+    gauge, taken = Gauge(), list[int]()
+
+    async def work(item: int) -> None:
+        taken.append(item)
+        if item == 2:
+            raise KeyError(item)
+        await gauge.work(60)
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await for_each([1, 2, 3, 4], work, limit=2)
+    assert [type(error) for error in raised.value.exceptions] == [KeyError]
+    assert (taken[:2], gauge.now, trio.current_time()) == ([1, 2], 0, 0)
+    assert 4 not in taken
+
+
+async def test_for_each_cancelled_anywhere_leaves_nothing_under_way_and_the_limiter_whole(
+    autojump_clock: trio.testing.MockClock,
+):
+    limiter, gauge = trio.CapacityLimiter(2), Gauge()
+
+    async def scenario() -> None:
+        await for_each([1.0, 2.0, 1.0], gauge.work, limit=limiter)
+
+    def check() -> None:
+        assert (limiter.borrowed_tokens, gauge.now) == (0, 0)
+
+    assert await cancel_at_every_checkpoint(scenario, check) >= 4

@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import trio
@@ -103,6 +104,34 @@ async def test_a_slow_subscriber_that_drops_holds_up_nobody(
         bus.close()
         assert [event.number async for event in slow] == [997, 998, 999]
     assert len(seen) == 1000
+
+
+async def test_a_slow_handler_of_one_type_holds_up_no_other_type(
+    autojump_clock: trio.testing.MockClock,
+):
+    bus = Bus()
+    handled: list[tuple[float, str]] = []
+
+    async def slow(event: Event) -> None:
+        await trio.sleep(100)
+        handled.append((trio.current_time(), "event"))
+
+    async def quick(event: Other) -> None:
+        handled.append((trio.current_time(), "other"))
+
+    async def publish(events: list[object]) -> None:
+        for event in events:
+            await bus.publish(event)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(handle, room=1), bus, Event, slow, lambda *_: None)
+        await nursery.start(handle, bus, Other, quick, lambda *_: None)
+        async with trio.open_nursery() as publishers:
+            publishers.start_soon(publish, [Event(0), Event(1), Event(2), Event(3)])
+            publishers.start_soon(publish, [Other() for _ in range(5)])
+        assert trio.current_time() > 0, "nobody was slow"
+        await bus.drain()
+    assert handled == [(0, "other")] * 5 + [(100 * n, "event") for n in range(1, 5)]
 
 
 async def test_a_failing_subscriber_harms_no_other_and_frees_its_publishers(

@@ -420,7 +420,7 @@ async def test_cancelled_at_any_checkpoint_everything_is_closed_once_and_nothing
         assert pool.live == pool.waiting == pool.in_use == factory.live == factory.making == 0
         assert factory.unheard == []
 
-    assert await cancel_at_every_checkpoint(scenario, balanced) > 30
+    assert await cancel_at_every_checkpoint(scenario, balanced) > 25
 
 
 async def test_users_cancelled_at_any_checkpoint_leave_a_pool_that_serves(

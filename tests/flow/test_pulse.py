@@ -61,3 +61,13 @@ async def test_a_run_that_ends_takes_no_equal_one_with_it(
             pass
         mock_clock.jump(40)
         assert pulses.stale(trio.current_time(), 30) == {"svc": 40}
+
+
+async def test_a_sleep_is_never_stale_and_ends_with_a_beat(autojump_clock: trio.testing.MockClock):
+    pulses = Pulses()
+    with pulses.watched("nap") as nap:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(nap.sleep, 1_000)
+            await trio.sleep(999)
+            assert pulses.stale(trio.current_time(), 30) == {}
+        assert (trio.current_time(), nap.age_s(trio.current_time())) == (1_000, 0)

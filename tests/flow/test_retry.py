@@ -1,3 +1,4 @@
+import math
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.flow.cancelling import cancel_at_every_checkpoint
 
-from custosd.flow.retry import FailedAttempt, RetryBudget, RetryPolicy, retry
+from custosd.flow.retry import FailedAttempt, RetryBudget, RetryPolicy, retry, steady
 
 
 class Flaky:
@@ -197,3 +198,38 @@ def test_a_pause_is_between_the_asked_one_and_the_grown_one(
 def test_what_could_never_work_is_refused(make: Callable[[], object]):
     with pytest.raises(ValueError, match=r">= |not less"):
         make()
+
+
+async def test_without_a_bound_it_goes_on_for_as_long_as_it_takes(
+    autojump_clock: trio.testing.MockClock,
+):
+    fn = Flaky(200)
+    await retry(fn, RetryPolicy(math.inf, 1.0, 4.0, random=steady))
+    assert len(fn.began_at) == 201
+    assert fn.began_at[-1] - fn.began_at[-2] == 5.0
+
+
+async def test_a_patient_policy_is_ended_by_the_deadline_and_not_by_the_error(
+    autojump_clock: trio.testing.MockClock,
+):
+    """Who drains within a deadline is cut by it, and does not fail on the way there."""
+    with trio.move_on_after(5) as scope:
+        await retry(Flaky(9), policy(patient=True))
+    assert scope.cancelled_caught
+    assert trio.current_time() == 5
+
+
+async def test_the_pause_is_made_as_the_caller_says_and_may_end_it(
+    autojump_clock: trio.testing.MockClock,
+):
+    paused: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        paused.append(seconds)
+        if len(paused) == 3:
+            raise InterruptedError
+        await trio.sleep(seconds)
+
+    with pytest.raises(InterruptedError):
+        await retry(Flaky(9), policy(), pause=pause)
+    assert paused == [1, 2, 4]

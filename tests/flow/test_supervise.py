@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import trio
 import trio.testing
@@ -129,3 +131,20 @@ async def test_what_is_no_exception_is_not_held_back(
 def test_pauses_stay_finite_however_long_the_row():
     assert POLICY.delay_s(1) == 1
     assert POLICY.delay_s(10_000) == 10
+
+
+async def test_what_the_policy_does_not_restart_goes_out_at_once_and_is_told(
+    autojump_clock: trio.testing.MockClock,
+):
+    told = list[Failure]()
+    policy = RestartPolicy(restart_on=lambda error: not isinstance(error, OSError))
+    with pytest.raises(OSError, match="run 1"):
+        await supervise("svc", Faulty(0), policy, told.append)
+    assert [f.delay_s for f in told] == [None]
+
+
+async def test_a_policy_without_a_bound_never_gives_up(autojump_clock: trio.testing.MockClock):
+    service = Faulty(*[0] * 100)
+    policy = RestartPolicy(first_delay_s=30, factor=1, longest_delay_s=30, most=math.inf)
+    await supervise("svc", service, policy, lambda _: None)
+    assert service.began_at == [30 * number for number in range(101)]

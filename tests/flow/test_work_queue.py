@@ -62,6 +62,23 @@ async def test_who_submits_gets_its_own_outcome_none_included(
     assert queue.failed == 2
 
 
+async def test_none_is_an_item_like_any_other_and_ends_no_worker(
+    autojump_clock: trio.testing.MockClock,
+):
+    worked_on: list[int | None] = []
+
+    async def work(item: int | None) -> None:
+        await trio.sleep(1)
+        worked_on.append(item)
+
+    async with WorkQueue(work, lambda _item, _error: None, workers=2) as queue:
+        for item in (None, 1, None, 2, None, 3):
+            await queue.put(item)
+    assert worked_on.count(None) == 3
+    assert [item for item in worked_on if item is not None] == [1, 2, 3]
+    assert trio.current_time() == 3, "a worker had gone"
+
+
 async def test_a_worker_outlives_an_error(autojump_clock: trio.testing.MockClock):
     work = Work()
     async with WorkQueue(work, work.on_error, workers=1) as queue:
@@ -248,3 +265,19 @@ def test_each_item_that_was_taken_in_ends_in_exactly_one_way(
         assert (item in work.ended) != (item in work.errors)
     for item, end in ends.items():
         assert (item in work.ended) == (end == "result") or end == "gave up"
+
+
+async def test_who_may_not_wait_is_told_that_there_is_no_room(
+    autojump_clock: trio.testing.MockClock,
+):
+    work = Work()
+    async with WorkQueue(work, work.on_error, workers=1, room=2) as queue:
+        queue.put_nowait(1)
+        queue.put_nowait(2)
+        with pytest.raises(trio.WouldBlock):
+            queue.put_nowait(3)
+        await queue.drain()
+        queue.put_nowait(4)
+    assert work.ended == [1, 2, 4]
+    with pytest.raises(WorkNotDone):
+        queue.put_nowait(5)

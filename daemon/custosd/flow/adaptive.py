@@ -48,6 +48,20 @@ class Rule(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Fixed:
+    """Stays what it is, whatever the samples say: for a limit that a person has chosen."""
+
+    limit: float
+
+    def __post_init__(self) -> None:
+        _check_bounds(1, self.limit, self.limit)
+
+    def after(self, sample: Sample) -> Self:  # noqa: ARG002 - the rule's signature
+        """Itself."""
+        return self
+
+
+@dataclass(frozen=True, slots=True)
 class Aimd:
     """Additive increase, multiplicative decrease: for providers that say when it is too much.
 
@@ -145,11 +159,12 @@ R = TypeVar("R", bound=Rule)
 class Slot:
     """One use of a limit. Said neither good nor rejected, it is good if its block raised nothing.
 
-    The last word counts.
+    The last word counts. `queued_s` is how long it waited to be let in.
     """
 
     began_at: float
     in_flight: int
+    queued_s: float = 0.0
     verdict: bool | None = None
 
     def rejected(self) -> None:
@@ -195,8 +210,10 @@ class AdaptiveLimit(Generic[R]):
     async def slot(self) -> AsyncIterator[Slot]:
         """Wait to be let in; the block is the use. Raises nothing but what the block raises."""
         holder = object()
+        came_at = trio.current_time()
         await self._gate.acquire_on_behalf_of(holder)
-        slot = Slot(trio.current_time(), self._gate.borrowed_tokens)
+        now = trio.current_time()
+        slot = Slot(now, self._gate.borrowed_tokens, now - came_at)
         try:
             yield slot
             if slot.verdict is None:

@@ -1,11 +1,13 @@
 """One function over many items, so many at a time, and each item's own outcome.
 
 Laws: an item's failure is kept beside the others' results, never turned into an empty
-value; cancellation is no failure: it ends the whole call, and every started item with it.
+value, or (`for_each`) ends the whole call; cancellation is no failure: it ends the whole call,
+and every started item with it.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sized
 from contextlib import asynccontextmanager
+from math import inf
 from typing import TypeVar
 
 import outcome
@@ -34,24 +36,55 @@ async def each(
     there; an error of `items` or of `progress` comes out, in an `ExceptionGroup`, and ends
     the calls that are under way.
     """
-    limiter = trio.CapacityLimiter(limit) if isinstance(limit, int) else limit
     outcomes: dict[int, outcome.Outcome[R]] = {}
     total = len(items) if isinstance(items, Sized) else None
 
-    async def call(index: int, item: T, borrower: object) -> None:
-        try:
-            outcomes[index] = await _outcome(fn, item)
-        finally:
-            limiter.release_on_behalf_of(borrower)
+    async def call(numbered: tuple[int, T]) -> None:
+        index, item = numbered
+        outcomes[index] = await _outcome(fn, item)
+
+    def ended() -> None:
         if progress is not None:
             progress(len(outcomes), total)
 
+    await _call_all(enumerate(items), call, limit, ended)
+    return [outcomes[index] for index in range(len(outcomes))]
+
+
+async def for_each(
+    items: Iterable[T],
+    fn: Callable[[T], Awaitable[object]],
+    *,
+    limit: float | trio.CapacityLimiter = inf,
+) -> None:
+    """Call `fn` on every item, for its effect; an error ends the others.
+
+    `limit` as in `each`; none by default. Returns when all have ended. Raises: the first
+    error, and those of the clean-up of the others, in an `ExceptionGroup`.
+    """
+    await _call_all(items, fn, limit)
+
+
+async def _call_all(
+    items: Iterable[T],
+    fn: Callable[[T], Awaitable[object]],
+    limit: float | trio.CapacityLimiter,
+    ended: Callable[[], None] = lambda: None,
+) -> None:
+    limiter = limit if isinstance(limit, trio.CapacityLimiter) else trio.CapacityLimiter(limit)
+
+    async def call(item: T, borrower: object) -> None:
+        try:
+            await fn(item)
+        finally:
+            limiter.release_on_behalf_of(borrower)
+        ended()
+
     async with trio.open_nursery() as nursery:
-        for index, item in enumerate(items):
+        for item in items:
             borrower = object()
             await limiter.acquire_on_behalf_of(borrower)
-            nursery.start_soon(call, index, item, borrower)
-    return [outcomes[index] for index in range(len(outcomes))]
+            nursery.start_soon(call, item, borrower)
 
 
 @asynccontextmanager

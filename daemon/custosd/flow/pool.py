@@ -107,6 +107,8 @@ class Pool(Generic[R]):
         self._remake_at = -inf
         self._state: str = "not open"
         self._changed = trio.lowlevel.ParkingLot()
+        self._keeper = trio.lowlevel.ParkingLot()
+        self._next_look_at = -inf
         self._nursery: trio.Nursery
         self._block: AbstractAsyncContextManager[None]
 
@@ -217,13 +219,19 @@ class Pool(Generic[R]):
                 self._put_idle(entry)
             else:
                 self._retire(entry)
-        self._changed.unpark_all()
+        self._tell_change()
 
     def _put_idle(self, entry: _Entry[R]) -> None:
         entry.idle_since = trio.current_time()
         self._idle.append(entry)
         self._serve()
+        self._tell_change()
+
+    def _tell_change(self) -> None:
         self._changed.unpark_all()
+        # A use that ends well makes nothing due sooner: it costs no step of the keeper.
+        if self._due_at() < self._next_look_at:
+            self._keeper.unpark_all()
 
     def _hand_over(self, entry: _Entry[R]) -> None:
         if self._state == "closed":
@@ -296,8 +304,9 @@ class Pool(Generic[R]):
             if self._state == "open" and now >= self._remake_at:
                 while self._kept < self._min and self.live < self._max:
                     self._begin_make()
-            with trio.move_on_at(self._due_at()):
-                await self._changed.park()
+            self._next_look_at = self._due_at()
+            with trio.move_on_at(self._next_look_at):
+                await self._keeper.park()
 
     def _retire_stale(self, now: float) -> None:
         for entry in [each for each in self._idle if each.made_at + self._longest_life_s <= now]:
@@ -311,7 +320,9 @@ class Pool(Generic[R]):
             self._retire(self._idle.popleft())
 
     def _due_at(self) -> float:
-        due_at = [each.made_at + self._longest_life_s for each in self._idle]
+        due_at = []
+        if self._longest_life_s < inf:
+            due_at = [each.made_at + self._longest_life_s for each in self._idle]
         if self._idle and self._kept > self._min:
             due_at.append(self._idle[0].idle_since + self._idle_timeout_s)
         if self._state == "open" and self._kept < self._min and self.live < self._max:
@@ -343,7 +354,7 @@ class Pool(Generic[R]):
             waiter.served.set()
         else:
             self._tell("make", error)
-        self._changed.unpark_all()
+        self._tell_change()
 
     async def _check_one(self, entry: _Entry[R], check: Callable[[R], Awaitable[bool]]) -> None:
         good: bool | None = None
@@ -363,7 +374,7 @@ class Pool(Generic[R]):
             else:
                 self._retire(entry)
         self._serve()
-        self._changed.unpark_all()
+        self._tell_change()
 
     async def _close_one(self, resource: R) -> None:
         try:
@@ -375,7 +386,7 @@ class Pool(Generic[R]):
             self._closing -= 1
         if self._state != "closed":
             self._serve()
-        self._changed.unpark_all()
+        self._tell_change()
 
 
 async def _raise(error: Exception) -> None:

@@ -42,6 +42,11 @@ class Pulse:
             self.idle = False
             self.beat()
 
+    async def sleep(self, seconds: float) -> None:
+        """Wait for nothing but that time to pass."""
+        with self.waiting():
+            await trio.sleep(seconds)
+
     def age_s(self, now: float) -> float:
         """Seconds since the last beat; 0 while waiting for outside input."""
         return 0.0 if self.idle else max(now - self.beat_at, 0.0)

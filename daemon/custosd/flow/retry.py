@@ -4,8 +4,8 @@ Laws:
 
 1. Cancellation is no failure: it is never counted and never tried again, and ends a pause.
 2. The error that goes out is the last attempt's own, as it was raised.
-3. No pause is begun that would end at or after the caller's deadline: the error is worth
-   more while there is time to act on it.
+3. No pause is begun that would end at or after the caller's deadline, but by a `patient`
+   policy: the error is worth more while there is time to act on it.
 4. A budget bounds the extra load: over any stretch, all retries that share it are at most
    its `burst` and its `ratio` of the first attempts.
 """
@@ -20,6 +20,9 @@ from typing import TypeVar
 import trio
 
 R = TypeVar("R")
+
+Pause = Callable[[float], Awaitable[None]]
+"""Waits for so many seconds. What it raises ends the retrying; cancellation passes through."""
 
 # So many deposits of 0.1 are to make a whole token, although floats say 0.9999999999999999.
 _ROUNDING = 1e-9
@@ -69,19 +72,26 @@ def _no_word(_: Exception) -> None:
     return None
 
 
+def steady() -> float:
+    """In place of a random number: pauses as long as they may be, for who has no rivals."""
+    return 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """How often, when, and on which errors a call is tried again.
 
-    At most `attempts` (>= 1), the first included. The pause before attempt n + 1 is random,
-    evenly between 0 and min(`longest_delay_s`, `first_delay_s` * 2**(n - 1)): "full jitter",
-    after M. Brooker, Exponential Backoff and Jitter, AWS 2015. `retry_on` says which errors
-    may pass by themselves. `after` reads from an error what the other side asked for
-    (Retry-After), in seconds: no pause is shorter; one that is asked to be longer than
-    `longest_after_s` is not sat out: the error goes out at once.
+    At most `attempts` (>= 1; `math.inf`: without end), the first included. The pause before
+    attempt n + 1 is random, evenly between 0 and min(`longest_delay_s`, `first_delay_s` *
+    2**(n - 1)): "full jitter", after M. Brooker, Exponential Backoff and Jitter, AWS 2015.
+    `retry_on` says which errors may pass by themselves. `after` reads from an error what the
+    other side asked for (Retry-After), in seconds: no pause is shorter; one that is asked to be
+    longer than `longest_after_s` is not sat out: the error goes out at once. `patient`: the
+    caller's deadline ends the call by cancellation, also in a pause, and lets no error out
+    early.
     """
 
-    attempts: int = 3
+    attempts: float = 3
     first_delay_s: float = 0.5
     longest_delay_s: float = 30.0
     budget: RetryBudget | None = None
@@ -89,6 +99,7 @@ class RetryPolicy:
     after: Callable[[Exception], float | None] = _no_word
     longest_after_s: float = 600.0
     random: Callable[[], float] = random.random
+    patient: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a policy that could make no attempt, or pause for less than no time."""
@@ -105,10 +116,14 @@ class RetryPolicy:
         """
         if attempt >= self.attempts or not self.retry_on(error):
             return None
-        # The exponent is bounded: a float overflows long before a patient caller gives up.
-        grown_s = min(self.first_delay_s * 2.0 ** min(attempt - 1, 64), self.longest_delay_s)
         asked_s = self.after(error) or 0.0
-        return None if asked_s > self.longest_after_s else max(self.random() * grown_s, asked_s)
+        pause_s = self.random() * self.longest_pause_s(attempt)
+        return None if asked_s > self.longest_after_s else max(pause_s, asked_s)
+
+    def longest_pause_s(self, attempt: int) -> float:
+        """What the pause after that attempt is at most, where nobody asks for more."""
+        # The exponent is bounded: a float overflows long before a patient caller gives up.
+        return min(self.first_delay_s * 2.0 ** min(attempt - 1, 64), self.longest_delay_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +140,14 @@ async def retry(
     policy: RetryPolicy,
     *,
     on_failure: Callable[[FailedAttempt], None] | None = None,
+    pause: Pause = trio.sleep,
 ) -> R:
     """Await `fn()`, again and again as `policy` says, until it returns; return its result.
 
     One attempt at a time, in the caller's task; each is over before the next one begins.
-    `on_failure` is told of every failed attempt, at once, and may not wait. Raises: the last
-    attempt's error, when the policy, the budget or the caller's deadline allows no further.
+    `on_failure` is told of every failed attempt, at once, and may not wait. `pause` is how
+    the time between two attempts is spent. Raises: the last attempt's error, when the policy,
+    the budget or the caller's deadline allows no further; what `pause` raises.
     """
     budget = policy.budget
     if budget is not None:
@@ -146,7 +163,7 @@ async def retry(
                 raise
         # Out of the except block: the next attempt's error is not about this one.
         try:
-            await trio.sleep(pause_s)
+            await pause(pause_s)
         except BaseException:
             if budget is not None:
                 budget.give_back()
@@ -159,7 +176,8 @@ def _allowed_pause_s(policy: RetryPolicy, attempt: int, error: Exception) -> flo
     if pause_s is None:
         return None
     deadline_at = trio.current_effective_deadline()
-    if deadline_at < inf and trio.current_time() + pause_s >= deadline_at:
+    late = deadline_at < inf and trio.current_time() + pause_s >= deadline_at
+    if late and not policy.patient:
         return None
     if policy.budget is not None and not policy.budget.withdraw():
         return None

@@ -16,21 +16,27 @@ from dataclasses import dataclass
 import trio
 
 
+def _every_error(_: Exception) -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
     """How often, and after what pause, a failed service runs again.
 
     The pause is `first_delay_s`, times `factor` for each failure in a row, at most
     `longest_delay_s`; a run of `stable_after_s` ends the row. `most` restarts are
-    allowed within `period_s`; one failure more goes out.
+    allowed within `period_s` (`math.inf`: however many); one failure more goes out, and so
+    does at once what `restart_on` says no to.
     """
 
     first_delay_s: float = 1.0
     factor: float = 2.0
     longest_delay_s: float = 60.0
     stable_after_s: float = 60.0
-    most: int = 5
+    most: float = 5
     period_s: float = 300.0
+    restart_on: Callable[[Exception], bool] = _every_error
 
     def delay_s(self, failures_in_a_row: int) -> float:
         """The pause after so many failures in a row, counted from 1."""
@@ -63,7 +69,7 @@ async def supervise(
     Started: when a run says that it has started, for the first time. `on_failure` is
     called at once and may not wait. Raises: the service's own error when the policy is used up.
     """
-    readiness = _FirstStart(task_status)
+    readiness = FirstStart(task_status)
     failed_at: deque[float] = deque()
     in_a_row = 0
     while True:
@@ -77,7 +83,8 @@ async def supervise(
                 failed_at.popleft()
             in_a_row = 1 if now - began_at >= policy.stable_after_s else in_a_row + 1
             used_up = len(failed_at) > policy.most
-            delay_s = None if used_up else policy.delay_s(in_a_row)
+            hopeless = used_up or not policy.restart_on(error)
+            delay_s = None if hopeless else policy.delay_s(in_a_row)
             on_failure(Failure(name, error, now - began_at, len(failed_at), delay_s))
             if delay_s is None:
                 raise
@@ -86,13 +93,15 @@ async def supervise(
         await trio.sleep(delay_s)
 
 
-class _FirstStart(trio.TaskStatus[None]):
-    # Passes on the first `started()` of all runs: the caller waits for one only.
+class FirstStart(trio.TaskStatus[None]):
+    """Passes on the first of many `started()`, whoever says it: who waits, waits for one."""
+
     def __init__(self, task_status: trio.TaskStatus[None]) -> None:
         self._task_status = task_status
         self._said = False
 
-    def started(self, value: None = None) -> None:
+    def started(self, value: object = None) -> None:  # noqa: ARG002 - trio's signature
+        """It has started, perhaps not for the first time."""
         if not self._said:
             self._said = True
-            self._task_status.started(value)
+            self._task_status.started()

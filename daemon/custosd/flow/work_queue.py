@@ -117,6 +117,13 @@ class WorkQueue(Generic[T, R]):
         """
         await self._put(_Entry(item, wanted=False), priority)
 
+    def put_nowait(self, item: T, priority: int = 0) -> None:
+        """As `put`, without waiting. Raises `trio.WouldBlock` where there is no room."""
+        entry = _Entry[T, R](item, wanted=False)
+        if self._state == "running":
+            self._room.acquire_on_behalf_of_nowait(entry)
+        self._join(entry, priority)
+
     async def submit(self, item: T, priority: int = 0) -> R:
         """Have the item worked on, and return its result.
 
@@ -155,6 +162,10 @@ class WorkQueue(Generic[T, R]):
         await self._room.acquire_on_behalf_of(entry)
         if self._state != "running":
             self._room.release_on_behalf_of(entry)
+        self._join(entry, priority)
+
+    def _join(self, entry: _Entry[T, R], priority: int) -> None:
+        if self._state != "running":
             raise WorkNotDone(begun=False)
         self._line.join(entry, priority, trio.current_time())
         self._idle_workers.unpark()
