@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from tests.adapters.http_place import dripping, place, saying
 from tests.contracts.channel_contract import WORDS, ChannelContract, letter
 
 from custosd.adapters.channels.http import HttpChannel, HttpChannelSettings
@@ -183,6 +184,21 @@ async def test_a_slow_answer_is_given_up_and_may_be_tried_again(hook: Hook) -> N
     assert (error.reason, error.retry) == ("http_timeout", True)
 
 
+@pytest.mark.parametrize("begun", [False, True])
+async def test_who_drips_is_given_up(*, begun: bool) -> None:
+    """With its status the other side has taken the letter, whatever comes of the body."""
+    first = answer(200, b"{", length=1 << 30) if begun else b"HTTP/1.1 200 X\r\n"
+    async with place(dripping(first, b"A: b\r\n")) as server:
+        channel = HttpChannel(HttpChannelSettings(server.url, timeout_s=0.2))
+        with trio.fail_after(20):
+            if begun:
+                assert (await channel.deliver(letter())).proof == "http_200"
+            else:
+                with pytest.raises(ChannelError) as caught:
+                    await channel.deliver(letter())
+                assert (caught.value.reason, caught.value.retry) == ("http_timeout", True)
+
+
 @pytest.mark.parametrize("said", [b"", b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 two hundred\r\n\r\n"])
 async def test_what_is_no_answer_may_be_tried_again(hook: Hook, said: bytes) -> None:
     hook.answer = lambda _: said or b"\r\n"
@@ -216,6 +232,23 @@ async def test_receipts_are_asked_for_where_they_were_offered(hook: Hook) -> Non
     read = True
     (receipt,) = await hook.channel.receipts(["i-1", "i-2"])
     assert (receipt.id, receipt.delivery) == ("i-1", Delivery.ACKNOWLEDGED)
+
+
+async def test_all_letters_are_asked_for_over_one_connection_which_is_not_kept() -> None:
+    async with place(saying(answer(200, b'{"acknowledged": true}'))) as server:
+        channel = HttpChannel(HttpChannelSettings(server.url))
+        assert len(await channel.receipts(["i-1", "i-2", "i-3"])) == 3
+        assert server.opened == 1
+        await server.until_open(0)
+        for _ in range(2):
+            await channel.deliver(letter())
+            await server.until_open(0)
+        assert (server.opened, len(server.asked)) == (3, 5)
+
+
+async def test_without_a_letter_to_ask_for_nobody_is_asked(hook: Hook) -> None:
+    assert await hook.channel.receipts([]) == []
+    assert hook.requests == []
 
 
 async def test_after_a_restart_an_unknown_letter_is_asked_for_once(hook: Hook) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from tests.adapters.http_place import place
 from tests.contracts.control_contract import TOLD, ControlContract, Found
 
 from custosd.adapters.control.http import LARGEST_ANSWER_BYTES, HttpControl
@@ -224,6 +225,13 @@ async def test_a_status_may_tell_of_the_end_and_of_progress(hook: Hook) -> None:
     assert (await hook.control.sight()).value is Value.UNKNOWN
 
 
+async def test_what_was_packed_says_nothing(hook: Hook) -> None:
+    body = gzip.compress(b'{"state": "gone"}')
+    hook.answer = lambda _: answer(200, body, "Content-Encoding: gzip")
+    sight = await hook.control.sight()
+    assert (sight.value, sight.detail) == (Value.UNKNOWN, "unreachable")
+
+
 async def test_an_endless_answer_is_cut(hook: Hook) -> None:
     body = b'{"state": "gone"}' + b" " * (4 * LARGEST_ANSWER_BYTES)
     hook.answer = lambda _: answer(200, body, length=10**12)
@@ -242,6 +250,16 @@ async def test_a_hook_that_drips_is_left(hook: Hook) -> None:
     hook.drips = True
     hook.answer = lambda _: answer(200, b'{"state": "gone"}')
     assert (await refusal(hook)).reason == "took_too_long"
+
+
+async def test_each_act_has_a_connection_of_its_own() -> None:
+    """An act is a POST, which could not be sent again if a kept connection went stale."""
+    async with place() as server:
+        control = HttpControl(server.url)
+        for number, act in enumerate((control.stop, control.kill, control.sight), 1):
+            await act()
+            await server.until_open(0)
+            assert server.opened == number
 
 
 @pytest.mark.parametrize("said", [b"", b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\r\nContent-Le"])

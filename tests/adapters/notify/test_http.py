@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from tests.adapters.http_place import dripping, place
 
 from custosd.adapters.notify.http import HttpNotifier
 from custosd.core.errors import NotifyError
@@ -105,6 +106,14 @@ async def test_an_answer_without_an_end_is_not_read(nursery: trio.Nursery) -> No
     with trio.fail_after(10):
         await HttpNotifier(url).notify(NOTICE)
     nursery.cancel_scope.cancel()
+
+
+async def test_who_drips_an_answer_is_left() -> None:
+    async with place(dripping(b"HTTP/1.1 200 X\r\n", b"A: b\r\n")) as server:
+        with pytest.raises(NotifyError) as raised, trio.fail_after(20):
+            await HttpNotifier(server.url, timeout_s=0.2).notify(NOTICE)
+        assert raised.value.reason == "timeout"
+        await server.until_open(0)
 
 
 async def test_nobody_there_is_an_error() -> None:

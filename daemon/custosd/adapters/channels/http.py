@@ -9,24 +9,17 @@ Laws:
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any
 
-import httpx
 import trio
 
 from custosd.adapters.channels.letters import checked_id, letter_json
-from custosd.adapters.http_calls import (
-    NoToken,
-    address,
-    answered,
-    authorization,
-    below,
-    body_of,
-    place_of,
-)
+from custosd.adapters.hooks import NoToken, address, authorization, below, open_hook
+from custosd.adapters.http_client import HttpClient, HttpError, HttpRequest, place_of
 from custosd.config.secret import Secret
 from custosd.core.errors import ChannelError
 from custosd.core.steering import Delivery, Letter, Receipt
@@ -77,7 +70,8 @@ class HttpChannel(SteeringChannel):
     async def deliver(self, letter: Letter) -> Receipt:
         """See the port. To be retried: timeouts, no connection, 408, 425, 429 and 5xx."""
         headers = {"Idempotency-Key": checked_id(letter.id), "Content-Type": "application/json"}
-        answer = await self._exchange("POST", self._url, headers, letter_json(letter))
+        async with open_hook(self._settings.timeout_s) as http:
+            answer = await self._exchange(http, "POST", self._url, headers, letter_json(letter))
         if answer.status != HTTPStatus.CONFLICT and answer.status not in _SUCCESS:
             raise self._refused(answer.status)
         if answer.body.get("acknowledged") is True:
@@ -95,14 +89,14 @@ class HttpChannel(SteeringChannel):
         says that it knows nothing of it. Raises `ChannelError` where it cannot be reached.
         """
         proved: list[Receipt] = []
-        for letter in map(checked_id, ids):
-            if letter in self._silent:
-                continue
-            answer = await self._exchange("GET", below(self._url, letter), {}, None)
-            if answer.status in _SUCCESS and answer.body.get("acknowledged") is True:
-                proved.append(Receipt(letter, Delivery.ACKNOWLEDGED, "answer_acknowledged"))
-            elif answer.status < _SERVERS_FAULT and answer.status not in (*_SUCCESS, *_LATER):
-                self._stay_silent(letter)
+        asked = [letter for letter in map(checked_id, ids) if letter not in self._silent]
+        async with open_hook(self._settings.timeout_s) as http:
+            for letter in asked:
+                answer = await self._exchange(http, "GET", below(self._url, letter))
+                if answer.status in _SUCCESS and answer.body.get("acknowledged") is True:
+                    proved.append(Receipt(letter, Delivery.ACKNOWLEDGED, "answer_acknowledged"))
+                elif answer.status < _SERVERS_FAULT and answer.status not in (*_SUCCESS, *_LATER):
+                    self._stay_silent(letter)
         return proved
 
     def _stay_silent(self, letter: str) -> None:
@@ -111,32 +105,38 @@ class HttpChannel(SteeringChannel):
             del self._silent[next(iter(self._silent))]
 
     async def _exchange(
-        self, method: str, url: httpx.URL, headers: dict[str, str], content: bytes | None
+        self,
+        http: HttpClient,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        content: bytes = b"",
     ) -> _Answer:
         timeout_s = self._settings.timeout_s
         try:
-            headers = headers | await authorization(self._settings.token)
+            secret = await authorization(self._settings.token)
         except NoToken as error:
             raise ChannelError("token_unreadable", str(error)) from error
         answer: _Answer | None = None
+        failed: HttpError | None = None
         try:
             with trio.move_on_after(timeout_s):
-                async with answered(method, url, headers, content, timeout_s) as response:
-                    answer = _Answer(response.status_code, {})
-                    answer = _Answer(response.status_code, _parsed(await body_of(response)))
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+                request = HttpRequest(method, url, headers, secret, content)
+                async with http.exchange(request) as response:
+                    answer = _Answer(response.status, {})
+                    answer = _Answer(response.status, _parsed(await response.body()))
+        except HttpError as error:
             # With a status the other side has answered, whatever came of the body.
-            if answer is None:
-                raise ChannelError(
-                    "http_unreachable", f"{self._place}: {type(error).__name__}", retry=True
-                ) from error
-        if answer is None:
+            failed = error
+        if answer is not None:
+            return answer
+        if failed is None or failed.kind == "timeout":
             raise ChannelError(
                 "http_timeout",
                 f"{self._place} did not answer within {timeout_s:g} s",
                 retry=True,
-            )
-        return answer
+            ) from failed
+        raise ChannelError("http_unreachable", str(failed), retry=True) from failed
 
     def _refused(self, status: int) -> ChannelError:
         if status in _LATER or status >= _SERVERS_FAULT:
@@ -149,9 +149,9 @@ class HttpChannel(SteeringChannel):
         return ChannelError(f"http_{status}", f"{self._place} refused the letter with {status}")
 
 
-def _parsed(body: bytes | None) -> dict[str, Any]:
+def _parsed(body: bytes) -> dict[str, Any]:
     try:
-        parsed = json.loads(body or b"")
+        parsed = json.loads(body)
     except (ValueError, RecursionError):
         return {}
     return parsed if isinstance(parsed, dict) else {}

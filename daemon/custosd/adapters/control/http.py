@@ -17,25 +17,25 @@ Laws:
 """
 
 import json
+from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
-import httpx
 import msgspec
 import trio
 
 from custosd.adapters.control.handover import as_form, plain
-from custosd.adapters.http_calls import (
+from custosd.adapters.hooks import (
     LARGEST_ANSWER_BYTES,
     NoToken,
     address,
-    answered,
     authorization,
     below,
-    body_of,
-    place_of,
+    open_hook,
 )
+from custosd.adapters.http_client import HttpError, HttpRequest, place_of
 from custosd.config.secret import Secret
 from custosd.core.errors import ControlError
 from custosd.core.evidence import Exit, Observation, Source, Value
@@ -45,6 +45,7 @@ _NO_WAY = frozenset(
     {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED}
 )
 _REFUSED = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+_SUCCESS = range(200, 300)
 _REDIRECT = range(300, 400)
 
 
@@ -106,14 +107,16 @@ class HttpControl(AgentControl):
             "Idempotency-Key": plain(key, "the key of a restart"),
             "Content-Type": "application/json",
         }
-        await self._ask("POST", "spawn", headers, json.dumps({"key": key} | as_form(hand_over)))
+        await self._ask(
+            "POST", "spawn", headers, json.dumps({"key": key} | as_form(hand_over)).encode()
+        )
 
     async def _ask(
         self,
         method: str,
         verb: str,
-        headers: dict[str, str] | None = None,
-        content: str = "",
+        headers: Mapping[str, str] = MappingProxyType({}),
+        content: bytes = b"",
         *,
         unless: frozenset[HTTPStatus] = frozenset(),
     ) -> bytes:
@@ -121,30 +124,35 @@ class HttpControl(AgentControl):
 
         A status that is in `unless` is taken for a yes.
         """
-        url = below(self._url, verb)
         try:
-            headers = (headers or {}) | await authorization(self._token)
+            secret = await authorization(self._token)
         except NoToken as error:
             raise ControlError("no_token", str(error)) from error
+        request = HttpRequest(method, below(self._url, verb), headers, secret, content)
         try:
             with trio.fail_after(self._timeout_s):
-                async with answered(method, url, headers, content, self._timeout_s) as response:
-                    if not response.is_success and response.status_code not in unless:
-                        raise self._refused(response.status_code, verb)
-                    body = await body_of(response) if method == "GET" else b""
-        except (trio.TooSlowError, httpx.TimeoutException) as error:
-            raise ControlError(
-                "took_too_long", f"{self._place} did not answer within {self._timeout_s:g} s"
-            ) from error
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-            raise ControlError(
-                "unreachable", f"{self._place}: {type(error).__name__}; does the hook run?"
-            ) from error
-        if body is None:
-            raise ControlError(
-                "answer_too_long", f"{self._place} said more than {LARGEST_ANSWER_BYTES} bytes"
-            )
-        return body
+                async with open_hook(self._timeout_s) as http, http.exchange(request) as answer:
+                    if answer.status not in _SUCCESS and answer.status not in unless:
+                        raise self._refused(answer.status, verb)
+                    return await answer.body() if method == "GET" else b""
+        except trio.TooSlowError as error:
+            raise self._took_too_long() from error
+        except HttpError as error:
+            raise self._failed(error) from error
+
+    def _took_too_long(self) -> ControlError:
+        words = f"{self._place} did not answer within {self._timeout_s:g} s"
+        return ControlError("took_too_long", words)
+
+    def _failed(self, error: HttpError) -> ControlError:
+        match error.kind:
+            case "timeout":
+                return self._took_too_long()
+            case "too_large":
+                words = f"{self._place} said more than {LARGEST_ANSWER_BYTES} bytes"
+                return ControlError("answer_too_long", words)
+            case _:
+                return ControlError("unreachable", f"{error}; does the hook run?")
 
     def _refused(self, status: int, verb: str) -> ControlError:
         place = f"{self._place} answered {verb} with {status}"

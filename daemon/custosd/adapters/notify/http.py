@@ -1,19 +1,21 @@
 """Tells of concerns by posting them somewhere.
 
-Laws: those of `http_calls`; the answer's body is not read, and whatever is wrong is a
+Laws: those of `hooks`; the answer's body is not read, and whatever is wrong is a
 `NotifyError` whose message holds no secret.
 """
 
 from pathlib import Path
 
-import httpx
 import trio
 
-from custosd.adapters.http_calls import NoToken, address, answered, authorization
+from custosd.adapters.hooks import NoToken, address, authorization, open_hook
+from custosd.adapters.http_client import HttpError, HttpRequest
 from custosd.adapters.notify.notices import notice_json, notice_key
 from custosd.config.secret import Secret
 from custosd.core.errors import NotifyError
 from custosd.ports import Notice, Notifier
+
+_SUCCESS = range(200, 300)
 
 
 class HttpNotifier(Notifier):
@@ -36,15 +38,13 @@ class HttpNotifier(Notifier):
 
     async def notify(self, notice: Notice) -> None:
         """Post it; raises `NotifyError` "timeout", "status_N", "unreachable", "no_token"."""
-        headers = {
-            "Content-Type": "application/json",
-            "Idempotency-Key": notice_key(notice),
-            **await self._authorization(),
-        }
+        headers = {"Content-Type": "application/json", "Idempotency-Key": notice_key(notice)}
+        body = notice_json(notice)
+        request = HttpRequest("POST", self._url, headers, await self._authorization(), body)
         with trio.move_on_after(self._timeout_s) as scope:
-            await self._post(notice_json(notice), headers)
+            await self._post(request)
         if scope.cancelled_caught:
-            raise NotifyError("timeout", f"no answer to the notice in {self._timeout_s:g} s")
+            raise self._took_too_long()
 
     async def _authorization(self) -> dict[str, str]:
         try:
@@ -52,12 +52,17 @@ class HttpNotifier(Notifier):
         except NoToken as error:
             raise NotifyError("no_token", str(error)) from error
 
-    async def _post(self, body: bytes, headers: dict[str, str]) -> None:
+    async def _post(self, request: HttpRequest) -> None:
         try:
-            async with answered("POST", self._url, headers, body, self._timeout_s) as response:
-                status = response.status_code
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            message = f"the notice could not be posted: {type(error).__name__}"
+            async with open_hook(self._timeout_s) as http, http.exchange(request) as answer:
+                status = answer.status
+        except HttpError as error:
+            if error.kind == "timeout":
+                raise self._took_too_long() from error
+            message = f"the notice could not be posted: {error}"
             raise NotifyError("unreachable", message) from error
-        if not httpx.codes.is_success(status):
+        if status not in _SUCCESS:
             raise NotifyError(f"status_{status}", f"the notice was answered with {status}")
+
+    def _took_too_long(self) -> NotifyError:
+        return NotifyError("timeout", f"no answer to the notice in {self._timeout_s:g} s")
