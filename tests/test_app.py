@@ -3,9 +3,9 @@
 import ast
 import inspect
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from textwrap import dedent
 from typing import get_args
@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 from tests.idle_hands import idle_hands
 
 import custosd.app
+from custosd.acting import Remembered
 from custosd.adapters.judges.rules import RulesJudge
 from custosd.adapters.memory import MemoryStore
 from custosd.adapters.memory_actions import MemoryActions
@@ -26,14 +27,15 @@ from custosd.adapters.postgres.embedded import embedded_postgres
 from custosd.adapters.scripted_source import ScriptedSource
 from custosd.adapters.transcripts.format import Sample
 from custosd.adapters.transcripts.registry import format_named
-from custosd.app import JUDGES, Outside, formats_of, run_daemon, supervise_fleet
+from custosd.app import Outside, first_view, formats_of, run_daemon, supervise_fleet
 from custosd.config.reading import Reading
 from custosd.config.section import Section
-from custosd.config.settings import Config, FormatName, JudgeName
-from custosd.core.agents import AgentId
+from custosd.config.settings import Config, FormatName
+from custosd.core.agents import AgentId, AgentState
 from custosd.core.effects import text_of
 from custosd.core.errors import StoreUnavailable
 from custosd.core.facts import DaemonStarted, DaemonStopped, VerdictReached
+from custosd.core.lives import LifeRecord
 from custosd.core.transcript import Acted, Asked, Opened, Result, Step, StepKind, TranscriptEvent
 from custosd.core.verdicts import Standing
 from custosd.flow.clock import wall_clock
@@ -80,7 +82,7 @@ class Life:
         outside = Outside(
             self.store,
             self.open,
-            RulesJudge(),
+            lambda _: nullcontext(RulesJudge()),
             self.manager,
             self.now_utc,
             idle_hands(self.actions),
@@ -272,7 +274,7 @@ async def test_a_stop_ends_a_start_that_waits(autojump_clock: trio.testing.MockC
     outside = Outside(
         life.store,
         life.open,
-        RulesJudge(),
+        lambda _: nullcontext(RulesJudge()),
         life.manager,
         life.now_utc,
         idle_hands(life.actions),
@@ -300,7 +302,7 @@ async def test_a_store_that_goes_away_during_the_start_does_not_hold_up_a_stop(
     outside = Outside(
         life.store,
         life.open,
-        RulesJudge(),
+        lambda _: nullcontext(RulesJudge()),
         life.manager,
         life.now_utc,
         idle_hands(life.actions),
@@ -428,11 +430,19 @@ def test_every_setting_is_read_by_somebody() -> None:
         assert name in known or "model_dump" in known - read, f"nobody reads {path}"
 
 
-@pytest.mark.parametrize("name", get_args(JudgeName))
-def test_every_judge_that_can_be_configured_exists(name: JudgeName) -> None:
-    assert JUDGES[name]().wants is not None
-
-
 @pytest.mark.parametrize("name", [n for n in get_args(FormatName) if n != "auto"])
 def test_every_format_that_can_be_configured_exists(name: str) -> None:
     assert format_named(name) is not None
+
+
+@pytest.mark.parametrize(("strangers", "shown"), [(False, ["known"]), (True, ["gone", "known"])])
+def test_who_is_configured_no_more_is_not_shown_after_a_restart(
+    *, strangers: bool, shown: list[str]
+):
+    since_utc = datetime(2026, 1, 1, tzinfo=UTC)
+    lives = [
+        LifeRecord(AgentId(name), 3, 7, AgentState.RUNNING, since_utc) for name in ("known", "gone")
+    ]
+    config = Config.model_validate({"agent": [{"id": "known"}], "doors": {"strangers": strangers}})
+    view = first_view(config, Restored(), Remembered(tuple(lives)))
+    assert sorted(view.hands.lives) == shown

@@ -16,6 +16,9 @@ from custosd.config.tree import entries
 REFERENCE = Path(__file__).resolve().parent.parent / "config" / "custosd.toml"
 
 
+REPEATED = {"root", "agent", "model", "ensemble"}
+
+
 def uncommented(text: str) -> str:
     """All keys of the reference put in force; prose comments have a space behind the #."""
     return re.sub(r"(?m)^#(?=\S)", "", text)
@@ -37,11 +40,11 @@ def test_the_reference_names_every_key_with_its_default() -> None:
         here: Any = data
         for part in entry.path:
             here = here[part]
-            here = here[0] if isinstance(here, list) and part in {"root", "agent"} else here
+            here = here[0] if isinstance(here, list) and part in REPEATED else here
         if entry.kind is not None:
             assert here == entry.example
     config = read_config([Source("reference", text.encode())])
-    plain = {"transcripts": Config().transcripts, "agents": ()}
+    plain = {"transcripts": Config().transcripts, "agents": (), "models": (), "ensembles": ()}
     assert config.model_copy(update=plain) == Config()
     assert [agent.id for agent in config.agents] == ["builder-1"]
 

@@ -24,7 +24,7 @@ from custosd.core.agents import AgentId
 from custosd.core.alerts import AlertLimits
 from custosd.core.errors import ConfigError
 from custosd.core.evidence import ProcessIdentity, Source
-from custosd.core.explanations import SettingOf, only_keys
+from custosd.core.explanations import Explanation, SettingOf, only_keys
 from custosd.core.facts import ConfigReloaded, Fact
 from custosd.core.holds import Hold, HoldKind
 from custosd.core.liveness import LivenessLimits, Lives, Watched
@@ -71,7 +71,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """What the doors lead to, as whoever opens them gets it."""
+    """What the doors lead to, as whoever opens them gets it. `metrics` None: there are none."""
 
     beats: BeatDoor
     acts: ActDoor
@@ -79,6 +79,7 @@ class Doors:
     uid_of: Callable[[AgentId], int | None]
     ready: Callable[[], tuple[bool, Sequence[str]]]
     pulses: Pulses
+    metrics: Callable[[], Awaitable[bytes]] | None = None
 
 
 ServeDoors = Callable[[Doors, trio.TaskStatus[None]], Awaitable[None]]
@@ -336,7 +337,10 @@ class ActingHalf:
         self._hands.watch.forget(agent)
 
     def acts(
-        self, reload: Callable[[], Awaitable[ConfigReloaded]], setting_of: SettingOf = only_keys
+        self,
+        reload: Callable[[], Awaitable[ConfigReloaded]],
+        setting_of: SettingOf = only_keys,
+        budget: Callable[[], Explanation] | None = None,
     ) -> Acts:
         """What the doors for acts lead to."""
         explainer = Explainer(
@@ -349,7 +353,15 @@ class ActingHalf:
             setting_of,
         )
         return Acts(
-            ActPorts(self.holds, self.restarter, self.steerer, explainer, reload, self.enrolments),
+            ActPorts(
+                self.holds,
+                self.restarter,
+                self.steerer,
+                explainer,
+                reload,
+                self.enrolments,
+                budget,
+            ),
             lambda: self._view.value,
             self.facts,
             self._now_utc,
@@ -432,10 +444,12 @@ class ActingHalf:
         acts: ActDoor,
         ready: Callable[[], tuple[bool, Sequence[str]]],
         pulses: Pulses,
+        metrics: Callable[[], Awaitable[bytes]],
         task_status: trio.TaskStatus[None],
     ) -> None:
         """Open the doors."""
-        doors = Doors(self.register, acts, self.tokens.tokens, self.roster.uids.get, ready, pulses)
+        tokens, uid_of = self.tokens.tokens, self.roster.uids.get
+        doors = Doors(self.register, acts, tokens, uid_of, ready, pulses, metrics)
         await self._hands.serve_doors(doors, task_status)
 
 

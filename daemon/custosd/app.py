@@ -12,9 +12,9 @@ Agents are never touched by our own stop.
 
 import os
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -27,14 +27,17 @@ from custosd import __version__
 from custosd.acting import ActingHalf, Hands, Remembered, remembered
 from custosd.adapters.codec import MsgpackCodec
 from custosd.adapters.context import LocalContext
-from custosd.adapters.judges.rules import RulesJudge
+from custosd.adapters.judges.opening import open_judge
+from custosd.adapters.memory_spends import MemorySpends
 from custosd.adapters.postgres.actions import PostgresActions
 from custosd.adapters.postgres.bridge import Database, open_database
 from custosd.adapters.postgres.embedded import embedded_postgres
 from custosd.adapters.postgres.migrations import Migration, migrate
 from custosd.adapters.postgres.served import served_dsn
+from custosd.adapters.postgres.spends import PostgresSpends
 from custosd.adapters.postgres.store import PostgresStore
 from custosd.adapters.process_watch import open_process_watch
+from custosd.adapters.telemetry.prometheus import Exposition
 from custosd.adapters.transcripts.discovery import Root, well_known_roots
 from custosd.adapters.transcripts.format import Format, Sample
 from custosd.adapters.transcripts.limits import ReadLimits
@@ -44,29 +47,39 @@ from custosd.adapters.transcripts.tail import Formats
 from custosd.config.in_force import InForce
 from custosd.config.reading import Origin, Reading
 from custosd.config.section import KeyPath
-from custosd.config.settings import Config, JudgeName, RootSettings, TranscriptSettings
+from custosd.config.settings import Config, RootSettings, TranscriptSettings
 from custosd.core.agents import AgentId
-from custosd.core.errors import StoreConflict, StoreError, StoreUnavailable
+from custosd.core.errors import ConfigError, StoreConflict, StoreError, StoreUnavailable
 from custosd.core.evidence import Condition, Value
 from custosd.core.facts import DaemonStarted, DaemonStopped, Entry, Fact, SweepFinished
 from custosd.core.folds import Folds
 from custosd.core.guardian import GuardianLimits
 from custosd.core.lives import LifeView
+from custosd.core.money import Budgets, ModelBudget
+from custosd.core.money_words import money_explained
 from custosd.core.view import FleetView
 from custosd.core.view import Hands as FleetHands
+from custosd.flow.gauge import Gauge
 from custosd.flow.latest import Latest
+from custosd.flow.monitor import Monitor, Observer, in_force, monitor_in_force
 from custosd.flow.pulse import Pulse, Pulses
 from custosd.flow.renewal import Renewal
+from custosd.flow.retry import FailedAttempt, retry
 from custosd.flow.supervise import Failure, RestartPolicy
 from custosd.local import local_hands
 from custosd.ports import DaemonBeat, Judge, Restored, Store, TranscriptSource
 from custosd.services.board import EntryMaker, keep_board
+from custosd.services.gauges import fleet_gauges, money_gauges, queue_gauges
 from custosd.services.guardian import Guardian, GuardianPorts, GuardianSetup, guard_trajectories
 from custosd.services.ingest import follow_transcripts, store_rest
 from custosd.services.intake import Intake, Named, nobody, renamed
+from custosd.services.purse import Purse
 from custosd.services.recorder import InHand, RecorderLimits, record_facts
 from custosd.services.reload import Reload, answer_hangups
 from custosd.services.retention import RetentionTimes, keep_retention
+from custosd.services.self_watch import answer_dump_requests, tell_slow, watch_ourselves
+from custosd.services.snapshots import keep_snapshots
+from custosd.services.store_absence import STORE_RETRIES, StoreAbsence
 from custosd.services.vitals import show_life
 from custosd.services.watchdog import ReadinessPort, feed_watchdog
 
@@ -80,11 +93,10 @@ MIGRATION_STEP_S = 30.0
 START_STEP_S = 60.0
 """How much longer a start may take, beside its pause, each time that the store is away."""
 
-FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 30.0
-
-JUDGES: Mapping[JudgeName, Callable[[], Judge]] = {"rules": RulesJudge}
-"""Who judges, by the name in `guardian.judge`."""
+_START = replace(
+    STORE_RETRIES,
+    retry_on=lambda error: isinstance(error, StoreUnavailable | StoreConflict),
+)
 
 SYSTEM_STATE = Path("/var/lib/custosd")
 """Where the daemon of systemd/custosd.service keeps its state (StateDirectory=)."""
@@ -92,14 +104,23 @@ SYSTEM_STATE = Path("/var/lib/custosd")
 POLICY = RestartPolicy(most=5, period_s=300.0)
 """Our own services: a failing one is run again, a hopeless one ends the daemon."""
 
+TASKS_FILE = "tasks.txt"
+"""Where the tree of tasks is written, in the state folder."""
+
 RESTARTS_REMEMBERED = timedelta(days=1)
 """How far back restarts are read at a start; their budgets look no further."""
 
 OpenSource = Callable[[Restored], AbstractAsyncContextManager[TranscriptSource]]
+OpenJudge = Callable[[Config], AbstractAsyncContextManager[Judge]]
 
 NEEDS: Mapping[str, Callable[[Config], object]] = {
     "retention": lambda config: config.retention,
-    "guardian": lambda config: (config.guardian, config.detectors),
+    "guardian": lambda config: (
+        config.guardian,
+        config.detectors,
+        config.models,
+        config.ensembles,
+    ),
     "liveness": lambda config: config.liveness,
     "alerting": lambda config: config.alerts,
     "watchdog": lambda config: config.watchdog,
@@ -113,12 +134,13 @@ class Outside:
 
     `reread` gives the configuration as it stands now, or raises `InvalidConfig`; `hangups`
     counts the requests to do so. `seen` is given the view that is kept, once, at the start.
-    `origins` are those of the first configuration, as in `Reading`.
+    `origins` are those of the first configuration, as in `Reading`. `purse` pays for the judge
+    that `open_judge` opens; without one nothing is paid for.
     """
 
     store: Store
     open_source: OpenSource
-    judge: Judge
+    open_judge: OpenJudge
     manager: ReadinessPort
     now_utc: Callable[[], datetime]
     hands: Hands
@@ -127,6 +149,7 @@ class Outside:
     swept: Callable[[SweepFinished, FleetView], None] = lambda _sweep, _view: None
     seen: Callable[[Latest[FleetView]], None] = lambda _view: None
     origins: Mapping[KeyPath, Origin] = field(default_factory=dict)
+    purse: Purse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +165,10 @@ class _Wires:
     started_utc: datetime
     acting: ActingHalf
     renewal: Renewal[Config]
+    waiting: Callable[[], Mapping[str, int]]
+    """What waits between the services, by queue."""
+    maker: EntryMaker
+    purse: Purse
 
 
 async def supervise_fleet(
@@ -157,18 +184,13 @@ async def supervise_fleet(
     told so too; or when a stop was asked for before that. A store that is away is waited
     for. Raises: what a service raised that could not be run again.
     """
-
-    async def recall() -> tuple[Restored, Remembered]:
-        since_utc = outside.now_utc() - RESTARTS_REMEMBERED
-        found = await outside.store.restore(), await remembered(outside.hands.actions, since_utc)
-        return renamed(found[0], named_by(config)), found[1]
-
-    recalled = await _answered(recall, outside.manager, stop)
+    purse = outside.purse or Purse(MemorySpends(), outside.now_utc)
+    recalled = await _answered(lambda: _recall(config, outside, purse), outside.manager, stop)
     if recalled is None:
         task_status.started()
         return
     restored, stored = recalled
-    view = Latest(first_view(restored, stored))
+    view = Latest(first_view(config, restored, stored))
     outside.seen(view)
     facts_in, facts = trio.open_memory_channel[Fact](config.board.queue)
     entries_in, entries = trio.open_memory_channel[Entry](config.recorder.queue)
@@ -191,8 +213,27 @@ async def supervise_fleet(
             stored,
         )
         renewal = Renewal(config)
+
+        def waiting() -> Mapping[str, int]:
+            return {
+                "facts": facts_left.statistics().current_buffer_used,
+                "entries": entries_left.statistics().current_buffer_used + in_hand.entries,
+                "transcripts": intake.backlog,
+            }
+
         wires = _Wires(
-            source, facts_in, view, Pulses(), folds, intake, started_utc, acting, renewal
+            source,
+            facts_in,
+            view,
+            Pulses(),
+            folds,
+            intake,
+            started_utc,
+            acting,
+            renewal,
+            waiting,
+            maker,
+            purse,
         )
         await consumers.start(_recorder, config, outside, wires, entries, in_hand)
         await consumers.start(_board, config, wires, facts, entries_in, maker)
@@ -230,29 +271,41 @@ async def supervise_fleet(
     log.info("daemon.stopped")
 
 
+async def _recall(config: Config, outside: Outside, purse: Purse) -> tuple[Restored, Remembered]:
+    since_utc = outside.now_utc() - RESTARTS_REMEMBERED
+    found = await outside.store.restore(), await remembered(outside.hands.actions, since_utc)
+    # Last: what was taken up once must not be taken up twice.
+    await purse.load()
+    return renamed(found[0], named_by(config)), found[1]
+
+
 async def _answered(
     ask: Callable[[], Awaitable[T]], manager: ReadinessPort, stop: trio.Event
 ) -> T | None:
     """What the store says, once it answers; None when a stop is asked for before that."""
-    pause_s = FIRST_PAUSE_S
-    away = False
-    while True:
-        try:
-            answer = await ask()
-        except (StoreUnavailable, StoreConflict) as error:
-            if not away:
-                log.warning("store.lost", during="start", error=str(error), waiting=0)
-            away = True
-            manager.extend_timeout(pause_s + START_STEP_S)
-            manager.status(f"waiting for the database: {error}")
-        else:
-            if away:
-                log.info("store.returned", during="start")
-            return answer
+    absence = StoreAbsence("start")
+
+    def failed(failure: FailedAttempt) -> None:
+        if failure.pause_s is not None:
+            absence.lost(failure.error, 0)
+            manager.extend_timeout(failure.pause_s + START_STEP_S)
+            manager.status(f"waiting for the database: {failure.error}")
+
+    async def pause(pause_s: float) -> None:
         with trio.move_on_after(pause_s):
             await stop.wait()
-            return None
-        pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+            raise _StopAsked
+
+    try:
+        answer = await retry(ask, _START, on_failure=failed, pause=pause)
+    except _StopAsked:
+        return None
+    absence.answered()
+    return answer
+
+
+class _StopAsked(Exception):
+    """A stop was asked for while the store was waited for."""
 
 
 async def _cancel_at(stop: trio.Event, scope: trio.CancelScope) -> None:
@@ -333,20 +386,32 @@ async def _start_producers(
             )
 
     async def guardian(now: Config, task_status: trio.TaskStatus[None]) -> None:
-        with pulses.watched("guardian") as pulse:
-            await guard_trajectories(
-                _guardian(now, outside, wires, pulse),
-                lambda: wires.view.value,
-                now.guardian.interval_s,
-                swept=lambda sweep: outside.swept(sweep, wires.view.value),
-                task_status=task_status,
-            )
+        async with outside.open_judge(now) as judge:
+            with pulses.watched("guardian") as pulse:
+                await guard_trajectories(
+                    _guardian(now, outside, wires, judge, pulse),
+                    lambda: wires.view.value,
+                    now.guardian.interval_s,
+                    swept=lambda sweep: outside.swept(sweep, wires.view.value),
+                    task_status=task_status,
+                )
 
     async def vitals(_now: Config, task_status: trio.TaskStatus[None]) -> None:
         with pulses.watched("vitals") as pulse:
             await show_life(
                 outside.store,
                 lambda: _beat(config, outside, wires),
+                pulse,
+                task_status=task_status,
+            )
+
+    async def snapshots(_now: Config, task_status: trio.TaskStatus[None]) -> None:
+        with pulses.watched("snapshots") as pulse:
+            await keep_snapshots(
+                outside.store,
+                monitor_in_force(),
+                config.daemon.name,
+                outside.now_utc,
                 pulse,
                 task_status=task_status,
             )
@@ -365,7 +430,7 @@ async def _start_producers(
     reload = Reload(
         outside.reread,
         in_force,
-        acting.adopt,
+        lambda now: _adopt(now, wires),
         wires.renewal,
         acting.facts,
         outside.manager,
@@ -377,12 +442,17 @@ async def _start_producers(
             stale = tuple(sorted(pulses.stale(trio.current_time(), config.watchdog.stale_after_s)))
             return not stale, tuple(f"no progress: {name}" for name in stale)
 
-        acts = acting.acts(reload.reload, in_force.setting)
-        await acting.serve_doors(acts, ready, pulses, task_status)
+        acts = acting.acts(
+            reload.reload, in_force.setting, lambda: money_explained(wires.purse.shown())
+        )
+        exposition = Exposition(monitor_in_force(), lambda: _gauges(wires))
+        await acting.serve_doors(acts, ready, pulses, exposition.text, task_status)
 
     await start("retention", retention)
     await start("tokens", lambda _, status: acting.keep_tokens(pulses, status))
     await start("holds", lambda _, status: acting.keep_holds(pulses, status))
+    # Before whoever spends it.
+    await start("money", lambda _, status: _keep_money(wires, status))
     await start("guardian", guardian)
     await start("liveness", lambda now, status: acting.watch_lives(now, pulses, status))
     await start("restarter", lambda _, status: acting.keep_restarts(pulses, status))
@@ -392,8 +462,38 @@ async def _start_producers(
     # Whoever comes in finds everybody at work.
     await start("doors", doors)
     await start("vitals", vitals)
+    await start("snapshots", snapshots)
     await start("watchdog", watchdog)
     await nursery.start(answer_hangups, outside.hangups, reload)
+
+
+async def _keep_money(wires: _Wires, task_status: trio.TaskStatus[None]) -> None:
+    facts = wires.facts.clone()
+    with wires.pulses.watched("money") as pulse:
+        await wires.purse.keep(lambda: wires.view.value, facts, pulse, task_status=task_status)
+
+
+def _adopt(config: Config, wires: _Wires) -> None:
+    wires.acting.adopt(config)
+    wires.purse.adopt(budgets_of(config))
+
+
+def budgets_of(config: Config) -> Budgets:
+    """What judging may cost, as the core takes it; of models those that have a price."""
+    money = config.money
+    windows = {
+        model.name: ModelBudget(model.window_5h_usd, model.window_week_usd)
+        for model in config.models
+        if model.costs
+    }
+    return Budgets(
+        money.agent_day_usd,
+        money.fleet_day_usd,
+        money.share,
+        money.share_floor_usd,
+        money.warn_share,
+        MappingProxyType(windows),
+    )
 
 
 def named_by(config: Config) -> Named:
@@ -411,8 +511,12 @@ def named_by(config: Config) -> Named:
     return named if folders else nobody
 
 
-def first_view(restored: Restored, stored: Remembered) -> FleetView:
-    """The fleet as it was left: of lives nothing is believed until it is seen again."""
+def first_view(config: Config, restored: Restored, stored: Remembered) -> FleetView:
+    """The fleet as it was left: of lives nothing is believed until it is seen again.
+
+    Who is configured no more, and will not be let in as a stranger, is not shown.
+    """
+    configured = {agent.id for agent in config.agents}
     lives = {
         life.agent: LifeView(
             life.agent,
@@ -424,6 +528,7 @@ def first_view(restored: Restored, stored: Remembered) -> FleetView:
             life.since_utc,
         )
         for life in stored.lives
+        if config.doors.strangers or life.agent in configured
     }
     hands = FleetHands(
         lives=MappingProxyType(lives),
@@ -434,12 +539,12 @@ def first_view(restored: Restored, stored: Remembered) -> FleetView:
     )
 
 
-def _guardian(config: Config, outside: Outside, wires: _Wires, pulse: Pulse) -> Guardian:
+def _guardian(
+    config: Config, outside: Outside, wires: _Wires, judge: Judge, pulse: Pulse
+) -> Guardian:
     settings = config.guardian
     guardian = Guardian(
-        GuardianPorts(
-            outside.store, outside.judge, LocalContext(), MsgpackCodec(), outside.now_utc
-        ),
+        GuardianPorts(outside.store, judge, LocalContext(), MsgpackCodec(), outside.now_utc),
         GuardianSetup(
             GuardianLimits(settings.agreement, settings.cadence_s, settings.grace_s),
             config.detectors.limits(),
@@ -494,7 +599,14 @@ def _beat(config: Config, outside: Outside, wires: _Wires, *, stopped: bool = Fa
     )
 
 
+def _gauges(wires: _Wires) -> Iterator[Gauge]:
+    yield from fleet_gauges(wires.view.value)
+    yield from money_gauges(wires.purse.lines(), wires.purse.spent_usd)
+    yield from queue_gauges(wires.waiting(), {"entries": wires.maker.dropped})
+
+
 async def _say_farewell(config: Config, outside: Outside, wires: _Wires) -> None:
+    await wires.purse.flush()
     try:
         await outside.store.beat(_beat(config, outside, wires, stopped=True))
     except Exception as error:  # noqa: BLE001 - a stop goes on whatever the store says
@@ -621,13 +733,75 @@ async def run_daemon(
     *,
     reread: Callable[[], Reading] | None = None,
     hangups: Latest[int] | None = None,
+    dumps: Latest[int] | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Open everything, supervise until `stop`, close everything in the opposite order.
 
-    `reread` and `hangups` as in `Outside`; without them nothing is ever reread. A server of
-    somebody else's that does not answer is waited for; our own must start.
+    `reread` and `hangups` as in `Outside`; without them nothing is ever reread. `dumps` counts
+    the requests for the tree of tasks. A server of somebody else's that does not answer is
+    waited for; our own must start.
     """
+    async with _looked_at(reading.config, environ, dumps or Latest(0)):
+        await _run_looked_at(
+            reading, environ, manager, stop, now_utc, swept, reread, hangups, task_status
+        )
+
+
+@asynccontextmanager
+async def _looked_at(
+    config: Config, environ: Mapping[str, str], dumps: Latest[int]
+) -> AsyncGenerator[None]:
+    """Account for all that happens in the block, and tell of what is slow or stands still."""
+    telemetry = config.telemetry
+    monitor = Monitor(slow_s=telemetry.slow_s, on_slow=tell_slow)
+    place = config.daemon.state_folder(environ) / TASKS_FILE
+
+    async def write(tree: str) -> str:
+        def written() -> None:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(tree + "\n")
+
+        await trio.to_thread.run_sync(written)
+        return str(place)
+
+    async with AsyncExitStack() as stack:
+        stack.enter_context(in_force(monitor))
+        if telemetry.otlp_endpoint:
+            monitor.observer = await stack.enter_async_context(_spans_to(telemetry.otlp_endpoint))
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        await nursery.start(watch_ourselves, monitor, telemetry.stall_s)
+        await nursery.start(answer_dump_requests, dumps, write)
+        yield
+        nursery.cancel_scope.cancel("ended")
+
+
+@asynccontextmanager
+async def _spans_to(endpoint: str) -> AsyncGenerator[Observer]:
+    # Optional, and not imported for nothing: it is slow to load.
+    try:
+        from custosd.adapters.telemetry import opentelemetry  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigError(
+            "telemetry.otlp_endpoint: spans need OpenTelemetry; pip install 'custosd[otlp]', or"
+            " take the key away"
+        ) from error
+    exporter = opentelemetry.otlp_exporter(endpoint)
+    async with opentelemetry.open_spans(exporter, version=__version__) as spans:
+        yield spans.observer
+
+
+async def _run_looked_at(
+    reading: Reading,
+    environ: Mapping[str, str],
+    manager: ReadinessPort,
+    stop: trio.Event,
+    now_utc: Callable[[], datetime],
+    swept: Callable[[SweepFinished, FleetView], None],
+    reread: Callable[[], Reading] | None,
+    hangups: Latest[int] | None,
+    task_status: trio.TaskStatus[None],
+) -> None:
     config = reading.config
     manager.status("opening the database")
     async with open_postgres(config, environ) as database, open_process_watch() as watch:
@@ -642,10 +816,11 @@ async def run_daemon(
         folders = [folder for agent in config.agents for folder in agent.transcripts]
         # Where the canaries of `custosd drill` write.
         folders.append(config.daemon.state_folder(environ) / "drill")
+        purse = Purse(PostgresSpends(database), now_utc, budgets_of(config))
         outside = Outside(
             PostgresStore(database),
             source_of(config.transcripts, environ, folders),
-            JUDGES[config.guardian.judge](),
+            lambda now: open_judge(now, environ, now_utc, purse=purse),
             manager,
             now_utc,
             local_hands(config, environ, PostgresActions(database), watch, now_utc),
@@ -653,5 +828,6 @@ async def run_daemon(
             hangups or Latest(0),
             swept,
             origins=reading.origins,
+            purse=purse,
         )
         await supervise_fleet(config, outside, stop, task_status=task_status)

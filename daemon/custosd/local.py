@@ -1,5 +1,6 @@
 """What the daemon acts with on this machine: controls, channels, notices, and its doors."""
 
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -40,6 +41,7 @@ from custosd.config.secret import Secret
 from custosd.config.settings import Config
 from custosd.core.agents import AgentId
 from custosd.core.errors import CustosdError
+from custosd.flow.supervise import Failure, FirstStart, RestartPolicy, supervise
 from custosd.ports import (
     ActionStore,
     AgentControl,
@@ -203,7 +205,14 @@ async def open_doors(
         )
 
     async def http(*, task_status: trio.TaskStatus[list[str]]) -> None:
-        ports = ApiPorts(admission, doors.acts, doors.tokens, doors.ready)
+        ports = ApiPorts(
+            admission,
+            doors.acts,
+            doors.tokens,
+            doors.ready,
+            doors.metrics,
+            settings.metrics_open,
+        )
         limits = ApiLimits(connections=settings.connections)
         where, stopping = ApiAddress(settings.listen), trio.Event()
         async with trio.open_nursery() as nursery:
@@ -232,21 +241,27 @@ async def _keep_open(
     task_status: trio.TaskStatus[None],
 ) -> None:
     """Serve one door, again and again where it fails: no other one closes because of it."""
-    first = True
-    while True:
-        try:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(serve)
-                if first:
-                    task_status.started()
-                    first = False
-        except* (OSError, CustosdError) as group:
-            error = _first_of(group)
-            log.error("door.failed", door=name, error=str(error), again_in_s=DOOR_RETRY_S)
-        if first:
-            task_status.started()
-            first = False
-        await trio.sleep(DOOR_RETRY_S)
+    first = FirstStart(task_status)
+
+    async def door(status: trio.TaskStatus[None]) -> None:
+        await serve(task_status=status)
+
+    def failed(failure: Failure) -> None:
+        if failure.delay_s is not None:
+            error = str(_first_of(failure.error))
+            log.error("door.failed", door=name, error=error, again_in_s=failure.delay_s)
+            first.started()
+
+    await supervise(name, door, _DOORS, failed, task_status=first)
+
+
+def _may_pass(error: Exception) -> bool:
+    if isinstance(error, ExceptionGroup):
+        return all(map(_may_pass, error.exceptions))
+    return isinstance(error, OSError | CustosdError)
+
+
+_DOORS = RestartPolicy(DOOR_RETRY_S, 1.0, DOOR_RETRY_S, most=math.inf, restart_on=_may_pass)
 
 
 async def _set_at_the_end(event: trio.Event) -> None:
@@ -256,8 +271,7 @@ async def _set_at_the_end(event: trio.Event) -> None:
         event.set()
 
 
-def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
+def _first_of(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -6,7 +6,9 @@ Laws:
    break the JSON). What is too long is cut, and the cut is marked in its place.
 2. A log call never raises and never waits. A reader that is gone or does not read costs
    lines; they are counted, and `lines.dropped` says how many once it reads again.
-3. No control character reaches a line, so a field can neither forge a line nor steer a
+3. No secret reaches a line, as far as `core.secrets` knows one: an error may quote an address
+   with its login, whoever raised it.
+4. No control character reaches a line, so a field can neither forge a line nor steer a
    terminal. Text of agents does not reach one at all: use `text_fields`. An exception's
    own words count as such, for they quote what was read, unless it is one of ours.
 
@@ -45,6 +47,7 @@ from typing import Any, Literal, TextIO
 import structlog
 
 from custosd.core.errors import CustosdError
+from custosd.core.secrets import without_secrets
 
 log = structlog.get_logger()
 
@@ -270,8 +273,9 @@ def _first(items: Iterable[Any]) -> list[Any]:
 
 
 def _cleaned(text: str, budget: int) -> str:
+    # Cut twice: half a secret is none to a detector, and all of a long text takes too long.
     cut = f"...+{len(text) - budget}" if len(text) > budget else ""
-    return _UNPRINTABLE.sub("", text[:budget]) + cut
+    return without_secrets(_UNPRINTABLE.sub("", text[: 2 * budget]))[:budget] + cut
 
 
 def _now() -> str:

@@ -18,6 +18,7 @@ from custosd.core.evidence import Exit, Observation, ProcessIdentity, Source
 from custosd.core.facts import Entry
 from custosd.core.holds import Hold, HoldKind
 from custosd.core.lives import LifeRecord
+from custosd.core.money import Limit, NoMoney, Reservation, Rung, Spend, Spent
 from custosd.core.restarts import Restart
 from custosd.core.signals import Signal
 from custosd.core.steering import Intervention, InterventionState, Letter, Receipt
@@ -26,6 +27,7 @@ from custosd.core.trajectory import Trajectory, TrajectoryDigest
 from custosd.core.transcript import TranscriptEvent, Usage
 from custosd.core.verdicts import Judgement, Verdict
 from custosd.core.view import AgentView
+from custosd.flow.monitor import OperationSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,15 @@ class DaemonBeat:
     stopped: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class MetricsSnapshot:
+    """How one daemon's operations went since its start, as counted at `at_utc`."""
+
+    daemon: str
+    at_utc: datetime
+    operations: tuple[OperationSummary, ...]
+
+
 class Store(Protocol):
     """What must outlive the daemon.
 
@@ -166,6 +177,14 @@ class Store(Protocol):
         """Every daemon's last sign of life, newest first."""
         ...
 
+    async def record_metrics(self, snapshot: MetricsSnapshot) -> None:
+        """Keep a snapshot; of one daemon and moment the first one stays."""
+        ...
+
+    async def recent_metrics(self, limit: int) -> tuple[MetricsSnapshot, ...]:
+        """The newest snapshots of all daemons, newest first."""
+        ...
+
     async def prepare_days(self, today_utc: datetime, ahead: int = 2) -> int:
         """Make the record's partitions for today and `ahead` days; returns how many were new."""
         ...
@@ -173,8 +192,8 @@ class Store(Protocol):
     async def prune(self, limits: RetentionLimits) -> Pruned:
         """Drop what is older than the limits, in bounded units; never a run that grew since.
 
-        Facts go by whole days (UTC); each run keeps its last verdict; a transcript goes
-        when all its runs are gone, one of which no run was ever told stays.
+        Facts go by whole days (UTC), and metrics with them; each run keeps its last verdict;
+        a transcript goes when all its runs are gone, one of which no run was ever told stays.
         """
         ...
 
@@ -410,6 +429,71 @@ class ActionStore(Protocol):
         heard or seen of since. No epoch is given twice because of it. In bounded units of
         work: cancelled or failed half-way, the next time goes on.
         """
+        ...
+
+
+class SpendStore(Protocol):
+    """What judging has cost, so that a restart does not make it free.
+
+    As `Store`: one unit of work a method, all or nothing, harmless to repeat; the same errors.
+    """
+
+    async def save_spends(self, spends: Sequence[Spend]) -> None:
+        """Store calls' money; one that is settled in the store stays as it is."""
+        ...
+
+    async def spent(self, since_utc: datetime) -> tuple[Spent, ...]:
+        """What counts as spent of what was reserved since then, by all daemons.
+
+        Added up by agent, model and five minutes; also what is stamped with the future. What
+        is not settled counts as it was reserved.
+        """
+        ...
+
+    async def save_fleet_day(self, at_utc: datetime, usd: float) -> None:
+        """What the agents themselves spent on the day (UTC) of that time; it never shrinks."""
+        ...
+
+    async def fleet_day(self, at_utc: datetime) -> float | None:
+        """What they spent on that day, as far as it was stored; None: nothing was."""
+        ...
+
+    async def prune_spends(self, before_utc: datetime) -> int:
+        """Drop what was spent before; return how many calls that were. In bounded units."""
+        ...
+
+
+class Purse(Protocol):
+    """Who gives money for calls of models; see `custosd.core.money`."""
+
+    async def reserve(
+        self, agent: AgentId, model: str, estimate_usd: float
+    ) -> Reservation | NoMoney:
+        """Keep money for one call; it is on record when this returns, if the store answers.
+
+        Waits, a bounded time, for what others have under way where only that is in the way.
+        Cancelled, nothing is kept. Whatever is given must be settled or released.
+        """
+        ...
+
+    def settle(self, reservation: Reservation, actual_usd: float) -> None:
+        """Tell what the call cost; only the first word on a reservation counts."""
+        ...
+
+    def release(self, reservation: Reservation) -> None:
+        """Give the money back: nothing was bought."""
+        ...
+
+    def rung(self, agent: AgentId, model: str) -> tuple[Rung, Limit | None]:
+        """How far down the ladder such a call is, and because of which limit."""
+        ...
+
+    def refused(self, agent: AgentId) -> Limit | None:
+        """The limit that the agent's last call was refused by; None where it was let through."""
+        ...
+
+    def skipped(self, agent: AgentId, judge: str, by: str, limit: Limit) -> None:
+        """Tell that one judge was not asked but another, because of a limit."""
         ...
 
 

@@ -17,6 +17,7 @@ import trio
 from custosd.adapters.beats.admission import Admission
 from custosd.api.application import ApiPorts
 from custosd.api.listening import ApiAddress
+from custosd.api.metrics import Metrics
 from custosd.api.serving import ApiLimits, serve_api
 from custosd.core.acts import ActAnswer, ActOutcome, ActRequest
 from custosd.core.tokens import Token, hash_of, presented
@@ -30,6 +31,10 @@ def _token(name: str, agent: str = "", *scopes: str) -> Token:
 
 def bearer(name: str) -> dict[str, str]:
     return {"authorization": f"Bearer {presented(name, f'secret-{name}')}"}
+
+
+async def _three_agents() -> bytes:
+    return b"custosd_agents 3.0\n"
 
 
 DONE = ActAnswer(ActOutcome.DONE, "paused", {"until": None})
@@ -75,12 +80,21 @@ class Side:
         }
     )
     ready: tuple[bool, tuple[str, ...]] = (True, ())
+    metrics: Metrics | None = _three_agents
+    metrics_open: bool = False
     stop: trio.Event = field(default_factory=trio.Event)
     url: str = ""
 
     def ports(self) -> ApiPorts:
         admission = Admission(self.register, lambda: self.tokens)
-        return ApiPorts(admission, self.acts, lambda: self.tokens, lambda: self.ready)
+        return ApiPorts(
+            admission,
+            self.acts,
+            lambda: self.tokens,
+            lambda: self.ready,
+            self.metrics,
+            self.metrics_open,
+        )
 
     @property
     def port(self) -> int:

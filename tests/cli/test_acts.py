@@ -26,7 +26,7 @@ from custosd.cli import acts
 from custosd.cli.acts import act_commands, control_path
 from custosd.cli.exit_codes import BAD_CONFIG, FAILURE, NO_PERMISSION, NOT_RUNNING, OK, USAGE
 from custosd.config.reading import read_config
-from custosd.core.acts import Act, ActAnswer, ActOutcome, ActRequest
+from custosd.core.acts import TELLING, Act, ActAnswer, ActOutcome, ActRequest
 
 EVIL = "ev[/bold][red]\x1b]0;owned\x07il\u202e"
 ME = f"uid:{os.geteuid()} (ada)"
@@ -151,8 +151,10 @@ COMMANDS: list[tuple[list[str], Sent]] = [
     (["reload"], (Act.RELOAD, "", "", {})),
     (["why", "bob"], (Act.WHY, "bob", "", {})),
     (["forecast", "bob"], (Act.FORECAST, "bob", "", {})),
+    (["tasks"], (Act.TASKS, "", "", {})),
+    (["budget", "show"], (Act.BUDGET, "", "", {})),
 ]
-CHANGING = [words for words, sent in COMMANDS if sent[0] not in {Act.WHY, Act.FORECAST}]
+CHANGING = [words for words, sent in COMMANDS if sent[0] not in TELLING]
 
 
 @pytest.fixture
@@ -192,7 +194,8 @@ def test_all_acts_have_a_command() -> None:
 
 @pytest.mark.parametrize("words", [words for words, _ in COMMANDS], ids=lambda words: words[0])
 def test_every_command_says_what_it_is_for(run: Run, words: list[str]) -> None:
-    result = run("x", words[0], "--help")
+    # A command of a group is its second word.
+    result = run("x", *words[: 2 if words[0] == "budget" else 1], "--help")
     assert result.exit_code == OK
     assert "--json" in result.stdout
     assert "--socket" in result.stdout
@@ -229,6 +232,19 @@ def test_where_no_daemon_runs_that_is_the_answer(run: Run, served: Served) -> No
     result = run(served.config, "estop")
     assert (result.exit_code, result.stdout) == (NOT_RUNNING, "")
     assert result.stderr.startswith("custosd: custosd is not running: nobody listens on ")
+
+
+def test_where_no_daemon_ever_ran_nothing_was_spent(run: Run, served: Served) -> None:
+    served.stop()
+    result = run(served.config, "budget", "show", "--json")
+    assert result.exit_code == OK, result.output
+    detail = json.loads(result.stdout)["detail"]
+    assert detail["source"] == "nowhere: no daemon ever ran here"
+    assert [limit["id"] for limit in detail["limits"]] == ["fleet/day"]
+    assert detail["own_usd"] == 0
+    assert not (served.config.parent / "postgres").exists()
+    named = run(served.config, "budget", "show", "--socket", str(served.path))
+    assert named.exit_code == NOT_RUNNING
 
 
 def test_who_may_not_ask_is_told_so(run: Run, served: Served) -> None:

@@ -164,3 +164,9 @@ def test_no_real_file_crashes_it_and_no_reader_fails(run: Run, transcripts_dir: 
     empty = [f["path"] for f in read if not any(a["trajectory"]["steps"] for a in f["agents"])]
     goalless = [f["path"] for f in read if not any(a["trajectory"]["goal"] for a in f["agents"])]
     print(f"without a step: {len(empty)}, without a goal: {len(goalless)}")
+
+
+def test_a_judge_that_is_nobody_is_a_usage_error(run: Run) -> None:
+    result = run("analyze", "--judge", "nobody", SAMPLES[0])
+    assert result.exit_code == USAGE
+    assert "there are: rules" in result.stderr

@@ -211,7 +211,7 @@ class StoreContract:
         others = some.entry("f", some.state_changed(AgentState.IDLE, BOB))
         await store.record([*told, others])
         mine = {entry.id for entry in await store.recent_entries(ADA.agent, 100)}
-        runs, acting = range(2, 10), (13, 14, 15, 16, 20, 21, 22, 23, 24, 28, 31, 32, 34)
+        runs, acting = range(2, 10), (13, 14, 15, 16, 20, 21, 22, 23, 24, 28, 31, 32, 34, 37, 39)
         assert mine == {f"e{n:02}" for n in (*runs, *acting)}
         assert await store.recent_entries(BOB.agent, 100) == (others,)
 
@@ -448,7 +448,27 @@ class StoreContract:
             replace(some.daemon_beat("c"), stopped=True),
         )
 
+    async def test_snapshots_of_metrics_come_back_whole_the_newest_first(
+        self, store: Store
+    ) -> None:
+        told = [
+            some.metrics("a"),
+            some.metrics("b", NOON + MINUTE),
+            some.metrics("a", NOON + MINUTE),
+        ]
+        for snapshot in (*told, replace(told[0], operations=())):
+            await store.record_metrics(snapshot)
+        assert await store.recent_metrics(10) == (told[2], told[1], told[0])
+        assert await store.recent_metrics(1) == (told[2],)
+
     # retention
+
+    async def test_metrics_go_by_whole_days_with_the_facts(self, store: Store) -> None:
+        told = [some.metrics("a", NOON + n * DAY) for n in range(4)]
+        for snapshot in told:
+            await store.record_metrics(snapshot)
+        await store.prune(limits(NOON + 2 * DAY, NOON, NOON))
+        assert await store.recent_metrics(10) == (told[3], told[2])
 
     async def test_days_are_prepared_once(self, store: Store) -> None:
         assert await store.prepare_days(NOON) == 3

@@ -16,9 +16,12 @@ from custosd.core.facts import (
     AgentForgotten,
     AgentSeen,
     AmnestyGranted,
+    AnalysisSkipped,
     BeatMissed,
     BeatsRefused,
     BeatsSuperseded,
+    BudgetReached,
+    BudgetRenewed,
     ConcernResolved,
     ConfigReloaded,
     DaemonStarted,
@@ -44,6 +47,7 @@ from custosd.core.facts import (
     VerdictReached,
 )
 from custosd.core.holds import FLEET, Hold, HoldKind
+from custosd.core.money import Rung
 from custosd.core.restarts import Cause, RestartState, RestartStep, StepState
 from custosd.core.signals import Severity, Signal, SignalKind
 from custosd.core.steering import InterventionState
@@ -58,7 +62,8 @@ from custosd.core.verdicts import (
     SteeringReason,
     Verdict,
 )
-from custosd.ports import DaemonBeat, Progress, RunProgress, TranscriptPosition
+from custosd.flow.monitor import Kind, OperationSummary
+from custosd.ports import DaemonBeat, MetricsSnapshot, Progress, RunProgress, TranscriptPosition
 
 NOON = datetime(2026, 3, 14, 12, 0, 0, 123456, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -284,8 +289,44 @@ def _facts_of_acting(text: str) -> list[Fact]:
         ActPerformed(Act.ESTOP, f"uid:1000 ({text})", FLEET, ActOutcome.DONE, reason=text),
         ActPerformed(Act.RESTART, "token:ci", ada, ActOutcome.WOULD_BE_DONE, dry_run=True),
         ConfigReloaded(("liveness.late", text), ("store.dsn",), text),
+        BudgetReached("fleet/day", Rung.RULES, 9.5, 10.0, NOON + DAY),
+        BudgetReached(f"agent/day/{ada}", Rung.SMALLER, 0.8, 1.0, None, ada),
+        BudgetRenewed("model/5h/sonnet"),
+        AnalysisSkipped(ada, "sonnet", "rules", "fleet/day", NOON + DAY),
     ]
 
 
 def daemon_beat(name: str = "host:1", at_utc: datetime = NOON) -> DaemonBeat:
     return DaemonBeat(name, 1, "0.1.0", NOON, at_utc, agents=3, sweeps=4)
+
+
+def metrics(daemon: str = "host:1", at_utc: datetime = NOON) -> MetricsSnapshot:
+    seen = OperationSummary(
+        kind=Kind.DATABASE,
+        name="restore",
+        window_s=60.0,
+        ok=3,
+        errors={"OSError": 1},
+        cancelled=2,
+        slow=1,
+        running=0,
+        most_running=4,
+        mean_s=0.1,
+        p50_s=0.05,
+        p90_s=0.2,
+        p95_s=0.25,
+        p99_s=0.3,
+        longest_s=0.31,
+        queued_mean_s=0.0,
+        queued_p99_s=0.0,
+        queued_longest_s=0.0,
+        concurrency=0.01,
+        by_littles_law=0.01,
+        resources={"rows": 7.5},
+        recent_s=60.0,
+        recent_count=3,
+        recent_p50_s=0.04,
+        recent_p95_s=0.2,
+        recent_p99_s=0.25,
+    )
+    return MetricsSnapshot(daemon, at_utc, (seen, replace(seen, name="record", errors={})))

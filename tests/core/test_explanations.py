@@ -26,7 +26,10 @@ from custosd.core.explanations import (
 from custosd.core.facts import (
     ActPerformed,
     AmnestyGranted,
+    AnalysisSkipped,
     BeatMissed,
+    BudgetReached,
+    BudgetRenewed,
     ConcernResolved,
     ConfigReloaded,
     DaemonStarted,
@@ -44,6 +47,7 @@ from custosd.core.facts import (
     StateChanged,
 )
 from custosd.core.holds import FLEET, Hold, HoldKind
+from custosd.core.money import Rung
 from custosd.core.outlooks import outlooks_of_letters, outlooks_of_restart
 from custosd.core.restart_policy import Forecast, Move
 from custosd.core.restarts import Cause, RestartState, RestartStep, StepState
@@ -404,3 +408,34 @@ def test_a_duration_is_told_in_a_unit_that_fits(seconds: float) -> None:
     size = {"s": 1, "min": 60, "h": 3_600, "d": 86_400}[unit]
     assert abs(int(count) * size - seconds) <= max(size, 0.5)
     assert int(count) < {"s": 60, "min": 60, "h": 24, "d": 10**9}[unit]
+
+
+def test_why_says_who_judged_instead_for_want_of_money_while_that_lasts() -> None:
+    skip = AnalysisSkipped(BOB, "sonnet", "rules", "fleet/day", NOW + timedelta(hours=3))
+    by = JudgedBy("rules")
+    verdict = Verdict("v", REF, ago(60), 3, Judgement(Standing.PROGRESSING), (), by)
+    run = AgentView(REF, "t", "/t", "", ago(900), verdict=verdict)
+    view = FleetView({BOB: run})
+    record = Record((Entry("e", ago(60), skip),))
+    line = "  judge     rules instead of sonnet: no money, fleet/day until 2026-01-02T15:00:00Z"
+    question = Asked(BOB, view, 0.0, NOW, lambda _agent, key: Setting(key))
+    told = why(question, None, record)
+    assert line in told.lines
+    assert "not judged by sonnet but by rules" in "\n".join(told.lines)
+    later = replace(question, now_utc=NOW + timedelta(hours=4))
+    assert line not in why(later, None, record).lines
+    of_sonnet = replace(verdict, by=JudgedBy("sonnet"))
+    paid = replace(question, view=FleetView({BOB: replace(run, verdict=of_sonnet)}))
+    assert line not in why(paid, None, record).lines
+
+
+def test_a_limit_of_all_concerns_everybody_and_another_agents_nobody_else() -> None:
+    fleet = BudgetReached("fleet/day", Rung.RULES, 9.5, 10.0, NOW)
+    assert change(fleet, BOB) == (
+        "budget fleet/day reached: 9.5 of 10 USD until 2026-01-02T12:00:00Z"
+    )
+    assert change(BudgetReached("agent/day/jim", Rung.SMALLER, 1, 2, None, JIM), BOB) == ""
+    assert change(BudgetReached("agent/day/bob", Rung.SMALLER, 1, 2, None, BOB), BOB) == (
+        "budget agent/day/bob nearly reached: 1 of 2 USD"
+    )
+    assert change(BudgetRenewed("fleet/day"), BOB) == "budget fleet/day has money again"

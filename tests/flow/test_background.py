@@ -229,3 +229,18 @@ def test_every_outcome_is_kept_asked_for_or_counted_as_dropped(
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
     assert jobs.most <= most
     assert len(jobs.errors) == sum(fails for *_, fails, _ in plan)
+
+
+async def test_who_asks_an_old_task_drops_no_newer_ones_outcome(
+    autojump_clock: trio.testing.MockClock,
+):
+    jobs = Jobs()
+    async with open_background(jobs.on_error) as tasks:
+        old = await tasks.start("again", lambda: jobs.job(result="old"))
+        await tasks.wait_idle()
+        await tasks.start("again", lambda: jobs.job(result="new"))
+        await tasks.wait_idle()
+        assert await old.wait() == "old"
+        assert tasks.kept == ("again",)
+        assert await tasks["again"].wait() == "new"
+        assert tasks.kept == ()

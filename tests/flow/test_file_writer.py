@@ -4,8 +4,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -14,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.flow.cancelling import cancel_at_every_checkpoint
 
-from custosd.flow.file_writer import EnqueuedWrite, FileNotWritten, FileWriter
+from custosd.flow.file_writer import EnqueuedWrite, FileNotWritten, FileWriter, write_whole
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -224,6 +226,96 @@ async def test_finishing_has_its_time(tmp_path: Path):
         await writer.write(tmp_path / "late", b"")
 
 
+async def test_a_file_that_was_opened_too_late_is_thrown_away_by_who_opened_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A stream is given up while its thread hangs in opening: nobody else can clean up."""
+    go, removed = threading.Event(), threading.Event()
+    opens, removes = Path.open, Path.unlink
+    opened: list[Any] = []
+
+    def opened_late(path: Path, *args: Any, **how: Any) -> Any:
+        assert go.wait(10)
+        opened.append(opens(path, *args, **how))
+        return opened[-1]
+
+    def removed_at_last(path: Path, **how: Any) -> None:
+        removes(path, **how)
+        removed.set()
+
+    monkeypatch.setattr(Path, "open", opened_late)
+    monkeypatch.setattr(Path, "unlink", removed_at_last)
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        yield b"data"
+
+    with pytest.RaisesGroup(FileNotWritten):
+        async with FileWriter(drain_timeout_s=0.05) as writer:
+            await writer.enqueue(tmp_path / "a", chunks())
+    go.set()
+    assert await trio.to_thread.run_sync(removed.wait, 5)
+    assert opened[0].closed
+    assert files(tmp_path) == {}
+
+
+async def test_a_folder_that_cannot_be_made_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    go, hangs = threading.Event(), trio.Event()
+    token = trio.lowlevel.current_trio_token()
+    mkdir = os.mkdir
+
+    def made(path: Path, *args: Any) -> None:
+        if Path(path).name == "hung":
+            token.run_sync_soon(hangs.set)
+            assert go.wait(10)
+        mkdir(path, *args)
+
+    monkeypatch.setattr(os, "mkdir", made)
+    async with FileWriter() as writer:
+        hung = await writer.enqueue(tmp_path / "hung" / "a", b"one")
+        await hangs.wait()
+        try:
+            with trio.fail_after(5):
+                other = await writer.enqueue(tmp_path / "other" / "a", b"two")
+                await other.wait()
+        finally:
+            go.set()
+        await hung.wait()
+    assert files(tmp_path) == {"hung/a": b"one", "other/a": b"two"}
+    assert writer.folders_made == 2
+
+
+async def test_who_finds_a_folder_that_is_still_being_made_makes_it_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    go, hangs = threading.Event(), trio.Event()
+    token = trio.lowlevel.current_trio_token()
+    fsync, synced = os.fsync, list[str]()
+
+    def synced_late(descriptor: int) -> None:
+        target = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if target == tmp_path and not hangs.is_set():
+            token.run_sync_soon(hangs.set)
+            assert go.wait(10)
+        fsync(descriptor)
+        synced.append(target.name)
+
+    monkeypatch.setattr(os, "fsync", synced_late)
+    async with FileWriter() as writer:
+        first = await writer.enqueue(tmp_path / "new" / "a", b"one")
+        await hangs.wait()
+        try:
+            with trio.fail_after(5):
+                second = await writer.enqueue(tmp_path / "new" / "b", b"two")
+                await second.wait()
+            assert tmp_path.name in synced
+        finally:
+            go.set()
+        await first.wait()
+    assert writer.folders_made == 1
+
+
 async def test_what_there_was_no_time_for_is_told_also_when_cancelled(tmp_path: Path):
     async def block() -> None:
         with trio.CancelScope() as scope:
@@ -342,3 +434,36 @@ def test_each_path_ends_with_what_was_asked_for_last(
 
     with tempfile.TemporaryDirectory() as folder:
         trio.run(main, Path(folder))
+
+
+def test_a_file_for_a_known_folder_is_whole_durable_and_as_readable_as_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "new").mkdir()
+    folder, beside = (os.open(tmp_path / name, os.O_RDONLY) for name in ("new", "tmp"))
+    steps: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def synced(descriptor: int) -> None:
+        target = Path(f"/proc/self/fd/{descriptor}").readlink()
+        mode = oct(target.stat().st_mode & 0o777)
+        steps.append(f"sync {mode} in {target.parent.name}" if target.is_file() else target.name)
+        fsync(descriptor)
+
+    def renamed(source: str, target: str, **where: int) -> None:
+        steps.append(f"rename to {target}")
+        rename(source, target, **where)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", renamed)
+    try:
+        write_whole(b"data", "a", folder, mode=0o640, group=os.getegid(), beside=beside)
+        assert steps == ["sync 0o640 in tmp", "rename to a", "new"]
+        (tmp_path / "new" / "b").mkdir()
+        with pytest.raises(OSError, match="directory"):
+            write_whole(b"data", "b", folder, mode=0o600)
+    finally:
+        os.close(folder)
+        os.close(beside)
+    assert files(tmp_path) == {"new/a": b"data"}

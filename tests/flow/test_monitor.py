@@ -433,3 +433,25 @@ def test_the_recent_is_exactly_what_ended_in_the_stretch_that_is_told(work):
             assert seen.recent_s == pytest.approx(seen.window_s) or seen.recent_s >= RECENT_S
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def test_many_rows_are_summed_up_in_turns_and_others_get_theirs(autojump_clock):
+    """Some 2 ms a row: all rows at once would hold the loop up for a second."""
+    monitor = Monitor()
+    for number in range(monitoring.MOST_SERIES):
+        async with monitor.operation(Kind.FILE, f"work {number:03}"):
+            pass
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(others)
+        rows = await monitor.summary_in_turns()
+        nursery.cancel_scope.cancel()
+    assert rows == monitor.summary()
+    assert turns >= monitoring.MOST_SERIES / monitoring.ROWS_A_TURN / 2

@@ -213,20 +213,42 @@ async def test_one_that_is_made_too_late_is_closed(autojump_clock: trio.testing.
     assert factory.live == 0
 
 
-async def test_a_check_that_hangs_is_a_bad_one(autojump_clock: trio.testing.MockClock):
+async def test_a_check_that_hangs_is_a_bad_one_long_before_its_waiter_gives_up(
+    autojump_clock: trio.testing.MockClock,
+):
+    factory = Factory()
+    hangs = False
+
+    async def check(_: Connection) -> bool:
+        if hangs:
+            await trio.sleep_forever()
+        return True
+
+    async with factory.pool(min=0, max=10, check=check, idle_timeout_s=1e9) as pool:
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(use, pool, 1)
+        hangs = True
+        began_at = trio.current_time()
+        assert await use(pool) == 10, "a new one"
+        # Of 30 s for the whole acquire: also where each of the ten that were idle hangs.
+        assert trio.current_time() - began_at < 20
+        assert pool.failed_checks == 10
+        await trio.sleep(0.1)
+        assert not any(each.open for each in factory.made[:10])
+
+
+async def test_a_check_has_its_own_time(autojump_clock: trio.testing.MockClock):
     factory = Factory()
 
     async def check(_: Connection) -> bool:
-        await trio.sleep_forever()
+        await trio.sleep(4)
         return True
 
-    async with factory.pool(min=0, max=2, check=check, acquire_timeout_s=5) as pool:
-        await use(pool)
-        with pytest.raises(AcquireTimedOut):
-            await use(pool)
-        await trio.sleep(0.1)
-        assert pool.failed_checks == 1
-        assert not factory.made[0].open
+    async with factory.pool(min=0, max=1, check=check, check_timeout_s=5) as pool:
+        assert [await use(pool) for _ in range(2)] == [0, 0]
+    async with factory.pool(min=0, max=1, check=check, check_timeout_s=3) as pool:
+        assert [await use(pool) for _ in range(2)] == [1, 2]
 
 
 async def test_a_failing_factory_raises_to_one_waiter_and_the_others_are_served(

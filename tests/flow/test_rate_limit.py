@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.flow.cancelling import cancel_at_every_checkpoint
 
-from custosd.flow.rate_limit import CostExceedsBurst, Rate, RateLimiter
+from custosd.flow.rate_limit import CostExceedsBurst, Rate, RateLimiter, RatesClosed
 
 
 async def test_a_burst_goes_at_once_and_then_so_many_a_second(
@@ -146,6 +146,51 @@ async def test_a_waiter_hears_of_headers_and_corrections_while_it_waits(
         await trio.sleep(1)
         limiter.close_until(20)
     assert trio.current_time() == pytest.approx(20)
+
+
+async def test_who_would_wait_too_long_for_closed_rates_is_told_at_once(
+    autojump_clock: trio.testing.MockClock,
+):
+    limiter = RateLimiter({"requests": Rate(1, 1), "tokens": Rate(100, 100)})
+    await limiter.take()
+    ends: dict[str, tuple[float, float]] = {}
+
+    async def one(name: str, cost: float | dict[str, float], longest_closed_s: float) -> None:
+        until_at = 0.0
+        try:
+            await limiter.take(cost, longest_closed_s=longest_closed_s)
+        except RatesClosed as error:
+            until_at = error.until_at
+        ends[name] = (trio.current_time(), until_at)
+
+    async with trio.open_nursery() as nursery:
+        for name, patience_s in (("patient", 60.0), ("hasty", 10.0), ("last", 10.0)):
+            nursery.start_soon(one, name, 1.0, patience_s)
+            await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(0.5)
+        limiter.close_until(20.5)
+        nursery.start_soon(one, "late", 1.0, 19.0)
+        nursery.start_soon(one, "in time", 1.0, 20.0)
+    assert ends == {
+        "hasty": (0.5, 20.5),
+        "last": (0.5, 20.5),
+        "late": (0.5, 20.5),
+        "patient": (20.5, 0.0),
+        "in time": (pytest.approx(21.5), 0.0),
+    }
+    assert (limiter.waiting, limiter.granted) == (0, 3)
+
+
+async def test_only_what_costs_something_is_closed_to_who_asks(
+    autojump_clock: trio.testing.MockClock,
+):
+    limiter = RateLimiter({"requests": Rate(1, 1), "tokens": Rate(100, 100)})
+    limiter.told("tokens", remaining=0, reset_at=3_600)
+    assert limiter.closed_until({"requests": 1, "tokens": 1}) == 3_600
+    assert limiter.closed_until({"requests": 1, "tokens": 0}) < 0
+    await limiter.take(1, longest_closed_s=0)
+    with pytest.raises(RatesClosed, match="tokens are closed until 3600"):
+        await limiter.take({"requests": 0, "tokens": 1}, longest_closed_s=10)
 
 
 async def test_a_cancelled_waiter_leaves_no_hole(autojump_clock: trio.testing.MockClock):

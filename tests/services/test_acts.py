@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from custosd.core.agents import AgentId, AgentRef, AgentState, RunId
 from custosd.core.beats import Beat, BeatStatus, ReceivedBeat
 from custosd.core.errors import CustosdError, StoreUnavailable
 from custosd.core.evidence import Condition, Value
+from custosd.core.explanations import Explanation
 from custosd.core.facts import (
     ActPerformed,
     ConfigReloaded,
@@ -28,6 +29,7 @@ from custosd.core.facts import (
 )
 from custosd.core.holds import FLEET, Hold, HoldKind
 from custosd.core.liveness import LivenessLimits, Lives, Watched
+from custosd.core.money_words import MoneyShown, money_explained
 from custosd.core.restart_policy import Forecast, Move
 from custosd.core.steering import Intervention, InterventionState
 from custosd.core.steering_policy import Clearance
@@ -118,6 +120,10 @@ class NoLives:
         return None
 
 
+def no_money_known() -> Explanation:
+    return money_explained(MoneyShown(datetime(2026, 3, 1, tzinfo=UTC), (), 0.0, None, 0.0))
+
+
 class Bench:
     """Acts with all that they stand on; `view` is folded from `facts` by hand."""
 
@@ -134,7 +140,9 @@ class Bench:
         explainer = Explainer(
             NoLives(), self.hands, self.hands, self.history, lambda: self.view, now_utc
         )
-        ports = ActPorts(self.holds, self.hands, self.hands, explainer, self.reload)
+        ports = ActPorts(
+            self.holds, self.hands, self.hands, explainer, self.reload, budget=no_money_known
+        )
         self.acts = Acts(ports, lambda: self.view, self.facts_in, now_utc, **options)
         born = LifeChanged(
             BOB, 0, AgentState.STARTING, AgentState.RUNNING, Condition.ALIVE, Value.OK, "heard"
@@ -186,6 +194,8 @@ async def bench(
 SUBJECTS = {
     Act.WHY: "annabel",
     Act.FORECAST: "annabel",
+    Act.TASKS: "",
+    Act.BUDGET: "",
     Act.STEER: "annabel",
     Act.APPROVE: "m-12",
     Act.REJECT: "m-12",
@@ -759,3 +769,24 @@ async def test_forecast_brings_together_what_the_actors_will_do(
     assert [outlook["in_s"] for outlook in outlooks] == [360, 1_800]
     assert "restarts.backoff" in answer.message
     assert bench.told() == []
+
+
+async def test_the_tasks_are_told_with_where_they_wait(bench: Bench, autojump_clock: Clock) -> None:
+    answer = await bench(Act.TASKS)
+    assert answer.outcome is O.DONE
+    lines = answer.detail["lines"]
+    assert isinstance(lines, list)
+    assert any("waits at" in line for line in lines)
+    assert bench.told() == []
+    assert (await bench(Act.TASKS, "annabel")).outcome is O.REFUSED
+
+
+async def test_how_money_stands_is_told_where_anybody_knows(
+    bench: Bench, autojump_clock: Clock
+) -> None:
+    answer = await bench(Act.BUDGET)
+    assert answer.outcome is O.DONE
+    assert answer.detail["limits"] == []
+    assert "no limit is set: see [money] in the configuration" in str(answer.detail["lines"])
+    assert bench.told() == []
+    assert (await bench(Act.BUDGET, "annabel")).outcome is O.REFUSED

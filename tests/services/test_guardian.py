@@ -41,6 +41,7 @@ from custosd.core.transcript import (
 )
 from custosd.core.verdicts import Judgement, Standing, SteeringKind, SteeringReason, Verdict
 from custosd.core.view import AgentView, FleetView
+from custosd.flow.monitor import Monitor, in_force
 from custosd.flow.pulse import Pulse
 from custosd.ports import ContextPart, Judge, Question
 from custosd.services.guardian import Guardian, GuardianPorts, GuardianSetup
@@ -198,6 +199,40 @@ async def test_a_judge_that_never_answers_is_cut_off(
     await fleet.sweep()
     assert trio.current_time() - started_at == fleet.setup.judge_timeout_s
     assert fleet.verdicts()[-1].judgement.unknown_reason == "timeout"
+
+
+async def test_a_judge_that_is_too_slow_is_accounted_for_as_failed_and_a_stop_as_cancelled(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    """Our own limit of time is the judge's failure; our own end is nobody's."""
+    fleet = Fleet(now_utc, ScriptedJudge([None]))
+    fleet.grow("a", *opened("a"), step(1))
+    with in_force(Monitor()) as monitor:
+        await fleet.sweep()
+        with trio.move_on_after(1):
+            await fleet.sweep()
+    (judge,) = (row for row in monitor.summary() if row.name == "judge")
+    assert (judge.ok, judge.errors, judge.cancelled) == (0, {"JudgeError": 1}, 1)
+
+
+async def test_what_waits_for_the_judge_is_told_beside_how_long_the_judge_took(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    setup = GuardianSetup(
+        GuardianLimits(grace_s=0), DetectorLimits(), concurrency=3, judge_concurrency=1
+    )
+    fleet = Fleet(now_utc, ScriptedJudge([GOOD], delay_s=2.0), setup)
+    for n in range(4):
+        fleet.grow(f"a{n}", *opened(f"a{n}", f"Goal number {n}"), step(1))
+    with in_force(Monitor()) as monitor:
+        await fleet.sweep()
+    rows = {row.name: row for row in monitor.summary()}
+    # Three at once are analysed, one at once is asked about: 0 + 2 + 4 + 4 seconds in line.
+    assert rows["judge"].mean_s == pytest.approx(2.0)
+    assert rows["judge"].queued_mean_s == pytest.approx(2.5)
+    assert rows["analysis"].queued_longest_s == pytest.approx(2.0)
+    assert rows["folds"].resources == {"hits": 4.0, "misses": 0.0}
+    assert rows["signals"].resources == {"runs": 4.0}
 
 
 async def test_no_more_questions_are_open_at_once_than_allowed(

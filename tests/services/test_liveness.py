@@ -25,6 +25,7 @@ from custosd.core.liveness import LivenessLimits, Lives, Watched
 from custosd.core.lives import LifeRecord
 from custosd.core.view import AgentView, FleetView
 from custosd.flow.latest import Latest
+from custosd.flow.monitor import Kind, Monitor, in_force
 from custosd.flow.pulse import Pulses
 from custosd.ports import Death
 from custosd.services.beats import BeatRegister
@@ -277,6 +278,48 @@ async def test_processes_known_from_before_are_watched_at_the_start(
     assert stage.of(AmnestyGranted) == [AmnestyGranted("downtime", 3600.0, 50.0, 1)]
     assert stage.register.offer(Beat(ADA, 2, 99), "socket") is Refusal.OLD_EPOCH
     nursery.cancel_scope.cancel()
+
+
+async def test_looks_wait_their_turn_and_that_is_told_apart_from_how_long_they_take(
+    autojump_clock: Clock, now_utc: NowUtc, nursery: trio.Nursery
+) -> None:
+    agents = [Watched(AgentId(f"a{n}"), "h", ALL) for n in range(6)]
+    stage = Stage(autojump_clock, now_utc, agents)
+    stage.prober.takes_s[Source.WORKSPACE] = 4
+    settings = LivenessSettings(probe_concurrency=2)
+    with in_force(Monitor()) as monitor:
+        await nursery.start(stage.run, settings)
+        await trio.sleep(2 + 3 * 4 + 1)
+        nursery.cancel_scope.cancel()
+        (looks,) = (row for row in monitor.summary() if row.name == "look")
+    assert (looks.ok, looks.kind) == (6, Kind.BACKGROUND)
+    assert looks.mean_s == pytest.approx(4, rel=0.01)
+    assert looks.queued_longest_s == pytest.approx(8, rel=0.01)
+
+
+async def test_a_defect_in_a_look_ends_the_service_and_a_stop_does_not_count_as_one(
+    stage: Stage, autojump_clock: Clock
+) -> None:
+    """Whoever supervises it is to know; and looks that a stop cuts short are no defects."""
+    stage.prober.takes_s[Source.PROCESS] = 3600
+    async with trio.open_nursery() as nursery:
+        await nursery.start(stage.run)
+        await trio.sleep(5)
+        assert stage.prober.looking > 0
+        nursery.cancel_scope.cancel()
+    stage.prober.sees = Defect()
+    stage.prober.takes_s.clear()
+    with trio.fail_after(600), pytest.raises(ExceptionGroup) as raised:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(stage.run)
+    assert raised.group_contains(ZeroDivisionError)
+
+
+class Defect(dict[Source, Observation]):
+    """What no look should come upon."""
+
+    def __contains__(self, key: object) -> bool:
+        raise ZeroDivisionError
 
 
 async def test_looks_are_bounded_in_number_and_time_and_one_that_hangs_spoils_no_other(

@@ -165,3 +165,16 @@ async def test_the_end_of_it_is_the_end_of_its_facts(
     with trio.move_on_after(10):
         await running.run()
     assert [fact async for fact in running.facts] == []
+
+
+async def test_waiting_for_a_store_that_is_away_at_the_start_is_no_lack_of_progress(
+    autojump_clock: trio.testing.MockClock,
+    now_utc: Callable[[], datetime],
+    nursery: trio.Nursery,
+) -> None:
+    running = Running(now_utc)
+    running.store.fail_with(StoreUnavailable("away"))
+    with capture_logs():
+        nursery.start_soon(running.run)
+        await trio.sleep(HOUR_S - 10)  # within a pause of 30 s
+        assert running.pulse.age_s(trio.current_time()) == 0

@@ -11,7 +11,7 @@ import random
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -153,7 +153,7 @@ class Simulation:
             outside = Outside(
                 self.store,
                 self._open_source,
-                RulesJudge(),
+                lambda _: nullcontext(RulesJudge()),
                 RecordingServiceManager(),
                 self.now_utc,
                 self._hands(world, actions),

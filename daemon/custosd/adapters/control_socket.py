@@ -22,6 +22,8 @@ import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,11 @@ import trio
 from custosd.adapters.encoding import decode_json, encode_json, original
 from custosd.core.acts import Act, ActAnswer, ActOutcome, ActRequest
 from custosd.core.errors import CustosdError
+from custosd.core.secrets import without_secrets
+from custosd.flow.accepting import accepted
 from custosd.flow.local_socket import bound_socket, short_address
+from custosd.flow.monitor import Kind, operation
+from custosd.flow.threads import Threads
 from custosd.ports import ActDoor
 
 log = structlog.get_logger()
@@ -51,9 +57,6 @@ _REMEDIES = {
     errno.EADDRINUSE: "; stop that daemon, or give this one a state_dir of its own",
     errno.EEXIST: "; remove it, or choose another state_dir",
 }
-
-_OUT_OF_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
-_ROOM_PAUSE_S = 0.1
 
 
 class ControlSocketError(CustosdError):
@@ -153,7 +156,7 @@ NameOf = Callable[[int], Awaitable[str]]
 def user_names() -> NameOf:
     """Names from the system's table of users; asked once each, and never waited for long."""
     known: dict[int, str] = {}
-    limiter = trio.CapacityLimiter(2)
+    threads = Threads(2)
 
     def look_up(uid: int) -> str:
         try:
@@ -165,9 +168,7 @@ def user_names() -> NameOf:
         if uid not in known:
             # The table may be a directory server that does not answer.
             with trio.move_on_after(_NAME_TIMEOUT_S):
-                known[uid] = await trio.to_thread.run_sync(
-                    look_up, uid, abandon_on_cancel=True, limiter=limiter
-                )
+                known[uid] = await threads.run(partial(look_up, uid))
         return known.get(uid, "")
 
     return name_of
@@ -193,15 +194,12 @@ async def serve_control(
         task_status.started()
         serving = _Serving(door, access, limits, name_of)
         while True:
-            try:
-                accepted, _ = await listener.accept()
-            except OSError as error:
-                if error.errno not in _OUT_OF_ROOM:
-                    raise
-                log.warning("control.starved", error=os.strerror(error.errno))
-                await trio.sleep(_ROOM_PAUSE_S)
-                continue
-            nursery.start_soon(serving.converse, trio.SocketStream(accepted))
+            client, _ = await accepted(listener.accept, _tell_starved)
+            nursery.start_soon(serving.converse, trio.SocketStream(client))
+
+
+def _tell_starved(words: str) -> None:
+    log.warning("control.starved", error=words)
 
 
 class _Serving:
@@ -229,7 +227,8 @@ class _Serving:
                     words = f"user {peer.uid} may not ask this daemon for acts"
                     await self._refuse(stream, peer, "denied", words)
                 else:
-                    await self._answer_lines(stream, peer)
+                    async with operation(Kind.STREAM, "control", slow_s=inf):
+                        await self._answer_lines(stream, peer)
         except (trio.BrokenResourceError, trio.TooSlowError):
             log.debug("control.abandoned", uid=peer.uid, peer_pid=peer.pid)
         except Exception:
@@ -339,7 +338,9 @@ def _request(line: bytes, author: str) -> ActRequest:
 
 
 def _encoded_answer(answer: ActAnswer) -> bytes:
-    told = _Answered(answer.outcome, answer.message, dict(answer.detail))
+    # An error's words may quote an address with its login.
+    words = without_secrets(answer.message)
+    told = _Answered(answer.outcome, words, dict(answer.detail))
     return encode_json(told).encode()
 
 

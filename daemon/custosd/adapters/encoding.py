@@ -12,7 +12,7 @@ Laws:
 import math
 import re
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TypeVar, get_args
 
 import msgspec
@@ -32,6 +32,7 @@ from custosd.core.facts import (
 )
 from custosd.core.holds import FLEET, Hold
 from custosd.core.lives import LifeRecord
+from custosd.core.money import Spend
 from custosd.core.restarts import Restart, RestartState, StepState
 from custosd.core.steering import CLOSED, Intervention, InterventionState
 from custosd.core.tokens import Token
@@ -62,6 +63,11 @@ def original(text: str) -> str:
     if _MARK not in text:
         return text
     return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), text)
+
+
+def day_of(at_utc: datetime) -> datetime:
+    """When the day (UTC) of that time began."""
+    return at_utc.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def encode_json(value: Any) -> str:
@@ -137,6 +143,20 @@ def check_lives(lives: Iterable[LifeRecord]) -> None:
         ) or _flaw_of_life(life)
         if flaw:
             raise StoreRefused(f"the life of {life.agent!a}: {flaw}")
+
+
+def check_spends(spends: Iterable[Spend]) -> None:
+    """Raise `StoreRefused`, naming the call, where its money is what cannot be."""
+    for spend in spends:
+        flaw = _naive(spend.at_utc, spend.settled_utc)
+        flaw = flaw or ("" if spend.id and spend.model else _NAMELESS)
+        if (spend.settled_usd is None) != (spend.settled_utc is None):
+            flaw = flaw or "it is settled without its time, or open with one"
+        for usd in (spend.reserved_usd, spend.settled_usd):
+            if usd is not None and not (math.isfinite(usd) and usd >= 0):
+                flaw = flaw or "its money is negative, or no number"
+        if flaw:
+            raise StoreRefused(f"spend {spend.id!a}: {flaw}")
 
 
 def check_restart(restart: Restart) -> None:

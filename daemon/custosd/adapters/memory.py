@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import trio
 
-from custosd.adapters.encoding import check_entry, check_progress, check_time, subject_of
+from custosd.adapters.encoding import check_entry, check_progress, check_time, day_of, subject_of
 from custosd.core.agents import AgentId, AgentRef, AgentState, RunId
 from custosd.core.errors import StoreError
 from custosd.core.facts import AgentSeen, Entry, StandingChanged, StateChanged, VerdictReached
@@ -19,6 +19,7 @@ from custosd.core.verdicts import Standing, Verdict
 from custosd.core.view import AgentView
 from custosd.ports import (
     DaemonBeat,
+    MetricsSnapshot,
     Progress,
     Pruned,
     Restored,
@@ -81,6 +82,7 @@ class MemoryStore:
         self._entries: dict[str, Entry] = {}
         self._days: set[date] = set()
         self._beats: dict[str, DaemonBeat] = {}
+        self._metrics: dict[tuple[datetime, str], MetricsSnapshot] = {}
         self._error: StoreError | None = None
         self._answers_only = False
 
@@ -164,6 +166,20 @@ class MemoryStore:
         self._end()
         return tuple(sorted(by_name, key=lambda beat: beat.beat_utc, reverse=True))
 
+    async def record_metrics(self, snapshot: MetricsSnapshot) -> None:
+        """Keep a snapshot; of one daemon and moment the first one stays."""
+        await self._begin()
+        check_time(snapshot.at_utc)
+        self._metrics.setdefault((snapshot.at_utc, snapshot.daemon), snapshot)
+        self._end()
+
+    async def recent_metrics(self, limit: int) -> tuple[MetricsSnapshot, ...]:
+        """The newest snapshots of all daemons, newest first."""
+        await self._begin()
+        by_name = sorted(self._metrics.values(), key=lambda one: one.daemon)
+        self._end()
+        return tuple(sorted(by_name, key=lambda one: one.at_utc, reverse=True)[:limit])
+
     async def prepare_days(self, today_utc: datetime, ahead: int = 2) -> int:
         """Make the record's partitions for today and `ahead` days; returns how many were new."""
         await self._begin()
@@ -180,6 +196,9 @@ class MemoryStore:
         await self._begin()
         for limit_utc in (limits.facts_utc, limits.verdicts_utc, limits.transcripts_utc):
             check_time(limit_utc)
+        oldest_utc = day_of(limits.facts_utc)
+        for old in [key for key in self._metrics if key[0] < oldest_utc]:
+            del self._metrics[old]
         pruned = Pruned(
             self._prune_days(limits.facts_utc.astimezone(UTC).date()),
             self._prune_verdicts(limits.verdicts_utc),

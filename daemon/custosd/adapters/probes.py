@@ -27,6 +27,8 @@ from custosd.adapters.process_looks import Families, look_at_process
 from custosd.core.agents import AgentId
 from custosd.core.errors import ControlError
 from custosd.core.evidence import Observation, ProcessIdentity, Source, Value
+from custosd.flow.bounded import for_each
+from custosd.flow.threads import Threads
 from custosd.ports import AgentControl, Prober
 
 LONGEST_LOOK_S = 4.0
@@ -56,7 +58,7 @@ class LocalProber(Prober):
         self._longest_s = longest_s
         self._families = Families()
         self._folders = _FolderProbe()
-        self._threads = trio.CapacityLimiter(_PROCESS_THREADS)
+        self._threads = Threads(_PROCESS_THREADS)
 
     async def probe(
         self, agent: AgentId, process: ProcessIdentity | None, sources: frozenset[Source]
@@ -71,13 +73,14 @@ class LocalProber(Prober):
             Source.TRANSCRIPT: probed.transcripts,
         }
         found: list[Observation] = []
-        async with trio.open_nursery() as nursery:
-            if presence := sources & {Source.PROCESS, Source.UNIT}:
-                nursery.start_soon(self._presence, probed.control, process, presence, found)
-            for source, wanted in folders.items():
-                if wanted and source in sources:
-                    look = partial(self._folders.look, agent, source, wanted)
-                    nursery.start_soon(self._within, source, look, found)
+        looks: list[Callable[[], Awaitable[object]]] = [
+            partial(self._within, source, partial(self._folders.look, agent, source, wanted), found)
+            for source, wanted in folders.items()
+            if wanted and source in sources
+        ]
+        if presence := sources & {Source.PROCESS, Source.UNIT}:
+            looks.append(partial(self._presence, probed.control, process, presence, found))
+        await for_each(looks, lambda look: look())
         return tuple(sorted(found, key=lambda one: one.source))
 
     async def _presence(
@@ -112,9 +115,7 @@ class LocalProber(Prober):
             found.append(Observation(Source.PROCESS, *told, exit=sight.exit))
 
     async def _process(self, process: ProcessIdentity) -> Observation:
-        return await trio.to_thread.run_sync(
-            look_at_process, process, self._families, abandon_on_cancel=True, limiter=self._threads
-        )
+        return await self._threads.run(partial(look_at_process, process, self._families))
 
     async def _within(
         self, source: Source, look: _Look, found: list[Observation] | None = None
@@ -138,7 +139,7 @@ class _FolderProbe:
     """Looks at folders in threads of its own, and remembers what was seen of a part of them."""
 
     def __init__(self) -> None:
-        self._threads = trio.CapacityLimiter(_FOLDER_THREADS)
+        self._threads = Threads(_FOLDER_THREADS)
         self._looking: set[tuple[AgentId, Source]] = set()
         self._newest_ns: dict[tuple[AgentId, Source], int] = {}
 
@@ -156,9 +157,7 @@ class _FolderProbe:
         asked = (agent, source)
         if asked in self._looking:
             return Observation(source, Value.UNKNOWN, "look_hangs")
-        look = await trio.to_thread.run_sync(
-            self._looked, asked, folders, abandon_on_cancel=True, limiter=self._threads
-        )
+        look = await self._threads.run(partial(self._looked, asked, folders))
         if not look.entries:
             return Observation(source, Value.UNKNOWN, look.why_not or "folder_absent")
         if look.whole:

@@ -24,6 +24,7 @@ from custosd.api.answers import answer, problem, unauthorised
 from custosd.api.bearers import Tokens, known_bearer
 from custosd.api.bodies import Bodies
 from custosd.core.acts import TELLING, Act, ActOutcome, ActRequest
+from custosd.core.secrets import without_secrets
 from custosd.core.tokens import Token
 from custosd.ports import ActDoor
 
@@ -85,7 +86,9 @@ class ActsEndpoint:
                 asked.dry_run,
             )
         )
-        form = {"outcome": done.outcome, "message": done.message, "detail": dict(done.detail)}
+        # An error's words may quote an address with its login.
+        words = without_secrets(done.message)
+        form = {"outcome": done.outcome, "message": words, "detail": dict(done.detail)}
         return answer(STATUS[done.outcome], form)
 
 

@@ -2,7 +2,7 @@
 
 Laws:
 
-1. Every answer is JSON, that of an unknown path or method too.
+1. Every answer but that of /metrics is JSON, that of an unknown path or method too.
 2. A fault of ours is one 500, logged with its trace; no words of it go out.
 3. Whoever is answered before its body was read is still read from until the answer is out:
    else server and client would wait for one another.
@@ -26,6 +26,7 @@ from custosd.api.answers import Refused, answer, problem
 from custosd.api.bearers import Tokens
 from custosd.api.beats import BeatAdmission, BeatsEndpoint
 from custosd.api.bodies import Bodies, BodyLimits
+from custosd.api.metrics import Metrics, MetricsEndpoint
 from custosd.ports import ActDoor
 
 log = structlog.get_logger()
@@ -36,12 +37,17 @@ Ready = Callable[[], tuple[bool, Sequence[str]]]
 
 @dataclass(frozen=True, slots=True)
 class ApiPorts:
-    """Everybody whom the HTTP side hands over to."""
+    """Everybody whom the HTTP side hands over to.
+
+    `metrics` None: there are none; `metrics_open`: they are for everybody, without a token.
+    """
 
     beats: BeatAdmission
     acts: ActDoor
     tokens: Tokens
     ready: Ready
+    metrics: Metrics | None = None
+    metrics_open: bool = False
 
 
 def application(ports: ApiPorts, limits: BodyLimits) -> ASGIApp:
@@ -53,6 +59,9 @@ def application(ports: ApiPorts, limits: BodyLimits) -> ASGIApp:
         Route("/-/healthy", _healthy, methods=["GET"]),
         Route("/-/ready", _readiness(ports.ready), methods=["GET"]),
     ]
+    if ports.metrics is not None:
+        metrics = MetricsEndpoint(ports.metrics, ports.tokens, everybody=ports.metrics_open)
+        routes.append(Route("/metrics", metrics.get, methods=["GET"]))
     handlers = {HTTPException: _no_route, Refused: _refused, Exception: _fault}
     app = Starlette(routes=routes, exception_handlers=handlers)
     # A path with one slash too many is another path, and says so.

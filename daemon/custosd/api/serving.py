@@ -14,11 +14,11 @@ Laws:
    read within `send_s`.
 """
 
-import errno
 import logging
 import os
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
 
 import structlog
 import trio
@@ -31,12 +31,10 @@ from custosd.api.application import ApiPorts, application
 from custosd.api.bodies import BodyLimits
 from custosd.api.connections import Connection
 from custosd.api.listening import ApiAddress, listening, name_of
+from custosd.flow.accepting import accepted
+from custosd.flow.monitor import Kind, operation
 
 log = structlog.get_logger()
-
-_OUT_OF_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
-_PASSING = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR})
-_ROOM_PAUSE_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +87,19 @@ async def serve_api(
 
 async def _accept(listener: trio.SocketListener, house: "_House", rooms: trio.Nursery) -> None:
     while True:
-        try:
-            stream = await listener.accept()
-        except OSError as error:
-            if error.errno in _PASSING:
-                continue
-            if error.errno not in _OUT_OF_ROOM:
-                raise
-            log.warning("http.starved", error=os.strerror(error.errno))
-            await trio.sleep(_ROOM_PAUSE_S)
-            continue
+        stream = await accepted(listener.accept, _tell_starved)
         connection = house.admit(stream)
         if connection is not None:
-            rooms.start_soon(connection.serve, house.leave)
+            rooms.start_soon(_served, connection, house)
+
+
+async def _served(connection: Connection, house: "_House") -> None:
+    async with operation(Kind.STREAM, "http", slow_s=inf):
+        await connection.serve(house.leave)
+
+
+def _tell_starved(words: str) -> None:
+    log.warning("http.starved", error=words)
 
 
 class _House:

@@ -20,6 +20,7 @@ from custosd.adapters.control_socket import (
     ask,
     socket_path,
 )
+from custosd.cli.budget import stored_budget
 from custosd.cli.exit_codes import FAILURE, NO_PERMISSION, NOT_RUNNING, OK
 from custosd.cli.settings import log_for_a_command, settings_to_reach_the_daemon
 from custosd.cli.showing import Look, printable
@@ -97,16 +98,22 @@ class _Door:
     dry_run: bool = False
 
     def ask(
-        self, act: Act, subject: str = "", text: str = "", **arguments: str | float | None
+        self,
+        act: Act,
+        subject: str = "",
+        text: str = "",
+        instead: Callable[[Config], ActAnswer] | None = None,
+        **arguments: str | float | None,
     ) -> None:
         """Ask the daemon, show its answer, and end with the code that fits.
 
-        Arguments that are None, and a reason that is empty, are not sent.
+        Arguments that are None, and a reason that is empty, are not sent. `instead` answers
+        where no daemon runs and none was named.
         """
         told = {
             name: value for name, value in arguments.items() if value is not None and value != ""
         }
-        answer = self._answer(ActRequest(act, "", subject, text, told, self.dry_run))
+        answer = self._answer(ActRequest(act, "", subject, text, told, self.dry_run), instead)
         if self.as_json:
             form = {"outcome": answer.outcome, "message": answer.message, "detail": answer.detail}
             click.echo(json.dumps(form, indent=2))
@@ -114,13 +121,18 @@ class _Door:
             _show(act, answer)
         sys.exit(OK if answer.outcome in _GOOD else FAILURE)
 
-    def _answer(self, request: ActRequest) -> ActAnswer:
+    def _answer(
+        self, request: ActRequest, instead: Callable[[Config], ActAnswer] | None
+    ) -> ActAnswer:
         ctx = click.get_current_context()
-        path = self.socket or control_path(settings_to_reach_the_daemon(ctx), os.environ)
+        config = Config() if self.socket else settings_to_reach_the_daemon(ctx)
+        path = self.socket or control_path(config, os.environ)
         log_for_a_command(ctx)
         try:
             return trio.run(ask, path, request, ANSWER_TIMEOUT_S)
         except ControlSocketError as error:
+            if instead is not None and isinstance(error, DaemonNotRunning) and not self.socket:
+                return instead(config)
             click.echo(printable(f"custosd: {error}", LINE_CHARS).plain, err=True)
             sys.exit(_code_of(error))
 
@@ -324,11 +336,47 @@ def forecast(door: _Door, agent: str) -> None:
     door.ask(Act.FORECAST, agent)
 
 
+@click.command("tasks")
+@_telling
+def tasks(door: _Door) -> None:
+    """Show the daemon's tasks as a tree, and where each one waits.
+
+    \b
+    JSON:      outcome message detail
+    detail:    lines
+
+    SIGUSR2 has a daemon write the same to tasks.txt in its state folder.
+    """  # noqa: D301 - click's mark of a paragraph that is not wrapped
+    door.ask(Act.TASKS)
+
+
 @click.command("reload")
 @_changing
 def reload(door: _Door) -> None:
     """Have the daemon read its configuration again; if it is wrong, the old one stays."""
     door.ask(Act.RELOAD)
+
+
+@click.group("budget")
+def budget() -> None:
+    """What judging may cost, and has cost."""
+
+
+@budget.command("show")
+@_telling
+def budget_show(door: _Door) -> None:
+    """Show every limit: what is spent, reserved and left, when it resets, and who judges.
+
+    Where no daemon runs, what it left in its database is shown.
+
+    \b
+    JSON:    outcome message detail
+    detail:  at_utc source own_usd fleet_usd (null: not known) share share_most
+             unwritten skips limits lines
+    limits:  id scope subject span most_usd spent_usd reserved_usd left_usd
+             used_share resets_at_utc rung (as_asked, smaller, rules)
+    """  # noqa: D301 - click's mark of a paragraph that is not wrapped
+    door.ask(Act.BUDGET, instead=stored_budget)
 
 
 act_commands: tuple[click.Command, ...] = (
@@ -346,6 +394,8 @@ act_commands: tuple[click.Command, ...] = (
     ack,
     why,
     forecast,
+    tasks,
+    budget,
     reload,
 )
 

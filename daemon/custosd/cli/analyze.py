@@ -1,32 +1,61 @@
 """`custosd analyze`: what the agents of some transcript files did, without a daemon."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 
 import click
+import trio
 from rich.console import Console
 from rich.progress import Progress
 
+from custosd.adapters.context import transcript_tail
+from custosd.adapters.judges.opening import open_judge
+from custosd.adapters.judges.thrifty import NO_MONEY
+from custosd.adapters.memory_spends import MemorySpends
+from custosd.adapters.models.http import Wire
+from custosd.adapters.models.recorded import (
+    NotRecorded,
+    Recording,
+    Replayed,
+    append,
+    read_exchanges,
+)
 from custosd.adapters.transcripts.limits import ReadLimits
 from custosd.adapters.transcripts.registry import format_named, recognise
 from custosd.adapters.transcripts.tail import Formats, read_whole
 from custosd.cli.exit_codes import FAILURE
 from custosd.cli.forms import Form, incident_form, judgement_form, step_form, trajectory_form
-from custosd.cli.settings import log_for_a_command, settings
+from custosd.cli.settings import log_for_a_command, run_to_the_end, settings
 from custosd.cli.showing import Look, printable, signal_text, standing_text
-from custosd.core.detectors import DetectorLimits, signals
+from custosd.config.models import RULES
+from custosd.config.problems import InvalidConfig
+from custosd.config.settings import Config
+from custosd.core.agents import AgentId, AgentRef, RunId
+from custosd.core.detectors import DetectorLimits, question_hash, signals
+from custosd.core.errors import JudgeError
+from custosd.core.guardian import checked, unknown
+from custosd.core.money import NO_LIMITS, Budgets
+from custosd.core.money_words import usd_words
 from custosd.core.rules import judge_by_rules
 from custosd.core.signals import Signal
 from custosd.core.trajectory import Trajectory, TrajectoryDigest
 from custosd.core.transcript import Acted, Step, Unread
 from custosd.core.verdicts import Judgement
-from custosd.ports import Incident
+from custosd.ports import Incident, Judge, Question
+from custosd.services.purse import Purse
 
 LONG_BYTES = 20 * 1024 * 1024
 """From this much on a progress bar is shown."""
+
+MOST_USD = 1.00
+"""What a run may spend on models, where nothing else is said."""
 
 WHY_UNREAD = {
     "missing": "no such file",
@@ -67,18 +96,53 @@ class FileAnalysis:
     why: str = ""
 
 
+def _amount(_ctx: click.Context, _param: click.Parameter, usd: float) -> float:
+    # 0 would be no limit at all to a budget.
+    if not 0 < usd < inf:
+        raise click.BadParameter(f"{usd:g} is no amount of dollars above 0")
+    return usd
+
+
 @click.command("analyze")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a list, an object a file.")
 @click.option("--steps", "with_steps", is_flag=True, help="List every step too.")
+@click.option(
+    "--judge", "judge_name", default=RULES, metavar="NAME",
+    help="Who judges: rules, or a model or ensemble of the configuration.",
+)  # fmt: skip
+@click.option(
+    "--record", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Append the exchanges with models to FILE.",
+)  # fmt: skip
+@click.option(
+    "--replay", type=click.Path(path_type=Path, dir_okay=False, exists=True), metavar="FILE",
+    help="Take the models' answers from FILE, and ask nobody.",
+)  # fmt: skip
+@click.option(
+    "--most-usd", type=float, callback=_amount, default=MOST_USD, metavar="USD", show_default=True,
+    help="Spend no more on models, of those that have a price.",
+)  # fmt: skip
 @click.pass_context
 def analyze(
-    ctx: click.Context, files: tuple[Path, ...], *, as_json: bool, with_steps: bool
+    ctx: click.Context,
+    files: tuple[Path, ...],
+    *,
+    as_json: bool,
+    with_steps: bool,
+    judge_name: str,
+    record: Path | None,
+    replay: Path | None,
+    most_usd: float,
 ) -> None:
-    """Say of each transcript FILE what the agent did, what shows, and the rules' verdict.
+    """Say of each transcript FILE what the agent did, what shows, and the judge's verdict.
 
-    Exits with 1 if a file could not be read or is no transcript; the others are analysed
-    all the same.
+    A judge that is a model is sent the end of the transcript, without its secrets; where it
+    cannot be had, the verdict is unknown, with the reason: "model_no_money", where a call
+    could have cost more than was left of --most-usd. What was spent is told at the end.
+
+    Exits with 1 if a file could not be read or is no transcript, or if --replay has no answer
+    to a question; the others are analysed all the same.
 
     \b
     JSON, for each file:  path format session why agents incidents unread
@@ -88,6 +152,8 @@ def analyze(
     """  # noqa: D301 - click's mark of a paragraph that is not wrapped
     config = settings(ctx)
     log_for_a_command(ctx)
+    judging = _judging(config, judge_name, record, replay)
+    purse = _purse(most_usd, played=judging.played is not None)
     limits = config.detectors.limits()
     look = Look()
     results: list[FileAnalysis] = []
@@ -103,11 +169,23 @@ def analyze(
 
             result = analysis_of(path, limits, with_steps=with_steps, advance=advance)
             results.append(result)
-            if not as_json:
+            if judge_name == RULES and not as_json:
                 _show(result, look)
+    if judge_name != RULES:
+        results = run_to_the_end(_judged, results, judging, purse, None if as_json else look)
     if as_json:
         click.echo(json.dumps([_form(result) for result in results]))
-    if any(result.why for result in results):
+    if judging.costs:
+        _tell_spent(purse, most_usd, results)
+    missed = judging.played.missed if judging.played else 0
+    if missed:
+        click.echo(
+            f"custosd: {replay} has no answer to {missed} of the questions: the prompt, the"
+            " model's settings or a transcript are not what they were when it was recorded;"
+            " record it anew",
+            err=True,
+        )
+    if missed or any(result.why for result in results):
         sys.exit(FAILURE)
 
 
@@ -145,6 +223,125 @@ def analysis_of(
     return FileAnalysis(
         str(path), cursor.format, cursor.session, tuple(agents), reading.incidents, unread, why
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Judging:
+    """Who judges, and what stands in place of, or before, the providers."""
+
+    config: Config
+    name: str
+    record: Path | None = None
+    hidden: tuple[str, ...] = field(default=(), repr=False)
+    played: Replayed | None = None
+
+    @property
+    def costs(self) -> bool:
+        """Whether any of the models that it asks has a price."""
+        members = next((e.members for e in self.config.ensembles if e.name == self.name), ())
+        asked = {self.name, *members}
+        return self.played is None and any(m.costs and m.name in asked for m in self.config.models)
+
+    def around(self, wire: Wire) -> Wire:
+        return Recording(wire, self.record, self.hidden) if self.record else wire
+
+
+def _judging(config: Config, name: str, record: Path | None, replay: Path | None) -> _Judging:
+    """Ends with a usage error where that cannot be."""
+    known = {RULES, *(m.name for m in config.models), *(e.name for e in config.ensembles)}
+    if name not in known:
+        raise click.BadParameter(f"there are: {', '.join(sorted(known))}", param_hint="--judge")
+    if record and replay:
+        raise click.UsageError("--record or --replay, not both")
+    if replay:
+        try:
+            played = Replayed(read_exchanges(replay))
+        except (OSError, ValueError) as error:
+            raise click.BadParameter(str(error), param_hint="--replay") from error
+        return _Judging(config, name, played=played)
+    if record:
+        try:
+            append(record, b"")
+        except NotRecorded as error:
+            raise click.BadParameter(str(error), param_hint="--record") from error
+        return _Judging(config, name, record, _keys(config))
+    return _Judging(config, name)
+
+
+def _purse(most_usd: float, *, played: bool) -> Purse:
+    """For this one run; a replay costs nothing, and must not stop at what is not spent."""
+    # Its clock stands: the run is one day's, also where midnight comes in between.
+    now_utc = _now_utc()
+    limits = NO_LIMITS if played else Budgets(fleet_day_usd=most_usd)
+    return Purse(MemorySpends(), lambda: now_utc, limits)
+
+
+def _tell_spent(purse: Purse, most_usd: float, results: list[FileAnalysis]) -> None:
+    spent_usd = sum(purse.spent_usd.values())
+    poor = any(a.judgement.unknown_reason == NO_MONEY for r in results for a in r.agents)
+    click.echo(
+        f"custosd: spent on models: {usd_words(spent_usd)} USD, of {usd_words(most_usd)} USD at"
+        " most" + ("; another call did not fit: give more with --most-usd" if poor else ""),
+        err=True,
+    )
+
+
+def _keys(config: Config) -> tuple[str, ...]:
+    """Those of the models that can be read; who asks with another is told why it cannot be."""
+    found = []
+    for model in config.models:
+        with suppress(InvalidConfig):
+            if key := model.key(os.environ):
+                found.append(key.read())
+    return tuple(found)
+
+
+async def _judged(
+    results: list[FileAnalysis], judging: _Judging, purse: Purse, look: Look | None
+) -> list[FileAnalysis]:
+    """The analyses with the judge's verdicts, each shown where there is a `look`."""
+    judged = []
+    # One judge for all: the account's limits are for all of the files.
+    async with open_judge(
+        judging.config, os.environ, _now_utc, judging.name,
+        around=judging.around, purse=purse, replay=judging.played,
+        circuits=not (judging.record or judging.played),
+    ) as judge:  # fmt: skip
+        for result in results:
+            judged.append(await _one_judged(result, judge, judging.config))
+            if look is not None:
+                _show(judged[-1], look)
+    return judged
+
+
+async def _one_judged(result: FileAnalysis, judge: Judge, config: Config) -> FileAnalysis:
+    """Agents one after another, so that a record has them in their order."""
+    tail = await trio.to_thread.run_sync(transcript_tail, result.path)
+    agents = []
+    for agent in result.agents:
+        # With the path: what is new is told by what this agent's file had before.
+        run = RunId(f"{result.session} {result.path}")
+        ref = AgentRef(AgentId(agent.thread or result.session or "main"), run)
+        question = Question(
+            ref,
+            agent.digest,
+            agent.signals,
+            0.0,
+            (tail,),
+            question_hash(agent.digest, agent.signals),
+        )
+        judgement = unknown("timeout")
+        try:
+            with trio.move_on_after(config.guardian.judge_timeout_s):
+                judgement = (await judge.judge(question)).judgement
+        except JudgeError as error:
+            judgement = unknown(error.reason)
+        agents.append(replace(agent, judgement=checked(judgement, agent.digest.steps)))
+    return replace(result, agents=tuple(agents))
+
+
+def _now_utc() -> datetime:
+    return datetime.now(UTC)
 
 
 def _why(path: Path, incidents: tuple[Incident, ...]) -> str:

@@ -34,6 +34,7 @@ def run(ctx: click.Context) -> None:
     """Run the daemon in the foreground, until SIGTERM or SIGINT; a second one ends it at once.
 
     SIGHUP has it read its configuration again: validated first, then taken up as a whole.
+    SIGUSR2 has it write the tree of its tasks to tasks.txt in its state folder.
 
     Exits with 0 when all that was under way is stored, 1 when a second signal cut that
     short, 69 if something needed is not there, 75 if it may be there later, 78 if the
@@ -58,6 +59,7 @@ async def _run(reading: Reading, manager: ServiceManager, reread: Callable[[], R
             wall_clock(),
             reread=reread,
             hangups=stopping.hangups,
+            dumps=stopping.user2,
         )
     return stopping.forced
 

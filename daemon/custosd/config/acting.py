@@ -44,6 +44,10 @@ class DoorSettings(Section):
     connections: Annotated[int, Count(1, 100_000, "connections")] = default(
         1_000, "How many HTTP connections may be open at once."
     )
+    metrics_open: Annotated[bool, Switch()] = default(
+        value=False,
+        description="Whether /metrics answers everybody; else it wants a token with scope read.",
+    )
     most_agents: Annotated[int, Count(1, 1_000_000, "agents")] = default(
         20_000, "For how many agents beats are kept at once; more are refused."
     )

@@ -13,6 +13,7 @@ AFTER_RESTART = (
     "board",
     "transcripts",
     "doors",
+    "telemetry",
     "guardian.hot_trajectories",
 )
 """Sections and keys that a running daemon can not take up: what they made is in use."""

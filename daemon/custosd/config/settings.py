@@ -27,11 +27,16 @@ from custosd.config.kinds import (
     CredentialName,
     Dsn,
     Duration,
+    HttpUrl,
+    Name,
     Patterns,
     Size,
     Switch,
     Text,
+    Words,
 )
+from custosd.config.models import EnsembleSettings, ModelSettings, judges_in
+from custosd.config.money import MoneySettings
 from custosd.config.secret import Secret
 from custosd.config.section import (
     Conflict,
@@ -48,7 +53,6 @@ from custosd.core.detectors import DetectorLimits
 
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
-JudgeName = Literal["rules"]
 FormatName = Literal[
     "auto",
     "claude-code",
@@ -336,8 +340,18 @@ class GuardianSettings(Section):
     judge_concurrency: Annotated[int, Count(1, 1_000, "questions")] = default(
         5, "How many questions to the judge are open at the same time."
     )
-    judge: Annotated[JudgeName, Choice(get_args(JudgeName))] = default(
-        "rules", "Who judges; rules says what the detectors can defend, and needs no key."
+    judge: Annotated[str, Name("name of a judge")] = default(
+        "rules",
+        "Who judges: the name of a model or an ensemble; rules says what the detectors can defend,"
+        " and needs no key.",
+    )
+    fallback: Annotated[tuple[str, ...], Words("names of judges", '["local", "rules"]')] = default(
+        [], "Who is asked where the judge cannot be had, one after the other. Empty: nobody."
+    )
+    smaller_judge: Annotated[str, Name("name of a judge", optional=True)] = default(
+        "",
+        "Who is asked instead of the judge when money runs short; see [money]. Empty: nobody, but"
+        " the fallback and then the rules once it has run out.",
     )
     judge_timeout_s: Annotated[float, Duration("100ms", "1h")] = default(
         "60s", "How long the judge may take for one answer; then the verdict is unknown."
@@ -437,6 +451,21 @@ class WatchdogSettings(Section):
         )
 
 
+class TelemetrySettings(Section):
+    """How the daemon looks at itself, and where it sends what it sees."""
+
+    slow_s: Annotated[float, Duration("100ms", "1d")] = default(
+        "20s", "After how long an operation that still runs is told of as slow, once."
+    )
+    stall_s: Annotated[float, Duration("50ms", "1m")] = default(
+        "1s", "For how long the loop may stand still before the place is told."
+    )
+    otlp_endpoint: Annotated[str, HttpUrl()] = default(
+        "",
+        "Where spans are sent, OTLP over HTTP: http://127.0.0.1:4318/v1/traces. Empty: nowhere.",
+    )
+
+
 class Config(Section):
     """Everything that can be set; each service gets its own section, and no more."""
 
@@ -448,6 +477,7 @@ class Config(Section):
     board: BoardSettings = section(BoardSettings)
     transcripts: TranscriptSettings = section(TranscriptSettings)
     guardian: GuardianSettings = section(GuardianSettings)
+    money: MoneySettings = section(MoneySettings)
     detectors: DetectorSettings = section(DetectorSettings)
     doors: DoorSettings = section(DoorSettings)
     liveness: LivenessSettings = section(LivenessSettings)
@@ -455,12 +485,22 @@ class Config(Section):
     steering: SteeringSettings = section(SteeringSettings)
     alerts: AlertSettings = section(AlertSettings)
     agents: tuple[AgentSettings, ...] = tables("agent", "The agents that custosd may act upon.")
+    models: tuple[ModelSettings, ...] = tables("model", "The models that may judge.")
+    ensembles: tuple[EnsembleSettings, ...] = tables("ensemble", "Models that judge together.")
     watchdog: WatchdogSettings = section(WatchdogSettings)
+    telemetry: TelemetrySettings = section(TelemetrySettings)
 
     def conflicts(self) -> Iterator[Conflict]:
         """See `Section.conflicts`."""
         yield from super().conflicts()
         yield from twins(self.agents)
+        yield from judges_in(
+            self.models,
+            self.ensembles,
+            self.guardian.judge,
+            self.guardian.fallback,
+            self.guardian.smaller_judge,
+        )
         for slow in ("guardian.judge_timeout_s", "store.statement_timeout_s"):
             yield from in_order(
                 self,

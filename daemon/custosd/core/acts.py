@@ -7,10 +7,12 @@ from types import MappingProxyType
 
 
 class Act(StrEnum):
-    """What can be asked for. The first two only tell; the others change something."""
+    """What can be asked for. The first four only tell; the others change something."""
 
     WHY = "why"
     FORECAST = "forecast"
+    TASKS = "tasks"
+    BUDGET = "budget"
     STEER = "steer"
     APPROVE = "approve"
     REJECT = "reject"
@@ -28,7 +30,7 @@ class Act(StrEnum):
     DISMISS = "dismiss"
 
 
-TELLING = frozenset({Act.WHY, Act.FORECAST})
+TELLING = frozenset({Act.WHY, Act.FORECAST, Act.TASKS, Act.BUDGET})
 """Acts that change nothing."""
 
 

@@ -12,7 +12,10 @@ from custosd.core.facts import (
     ActPerformed,
     AgentDismissed,
     AmnestyGranted,
+    AnalysisSkipped,
     BeatMissed,
+    BudgetReached,
+    BudgetRenewed,
     ConcernResolved,
     Escalated,
     Fact,
@@ -27,6 +30,7 @@ from custosd.core.facts import (
     StateChanged,
 )
 from custosd.core.holds import FLEET, Hold, HoldKind
+from custosd.core.money import Rung
 
 HELD = {
     HoldKind.QUARANTINE: "quarantined",
@@ -73,6 +77,8 @@ def change(fact: Fact, agent: AgentId) -> str:
             return _of_run(fact)
         case HoldPlaced() | HoldLifted() | AmnestyGranted():
             return _of_many(fact, agent)
+        case BudgetReached() | BudgetRenewed() | AnalysisSkipped():
+            return _of_money(fact, agent)
         case Escalated() | ConcernResolved() | ActPerformed():
             return _of_people(fact, agent)
         case (
@@ -115,6 +121,25 @@ def _of_many(fact: HoldPlaced | HoldLifted | AmnestyGranted, agent: AgentId) -> 
             return f"{words}: no silence counts for {in_words(fact.grace_s)}"
         case _:
             return ""
+
+
+def _of_money(fact: BudgetReached | BudgetRenewed | AnalysisSkipped, agent: AgentId) -> str:
+    if fact.agent not in {agent, None}:
+        return ""
+    match fact:
+        case BudgetReached():
+            said = "reached" if fact.rung is Rung.RULES else "nearly reached"
+            words = f"budget {fact.limit} {said}: {fact.spent_usd:.4g} of {fact.most_usd:.4g} USD"
+            return words + _until(fact.until_utc)
+        case BudgetRenewed():
+            return f"budget {fact.limit} has money again"
+        case AnalysisSkipped():
+            words = f"not judged by {fact.judge} but by {fact.by}: no money, {fact.limit}"
+            return words + _until(fact.until_utc)
+
+
+def _until(at_utc: datetime | None) -> str:
+    return "" if at_utc is None else f" until {rfc3339(at_utc)}"
 
 
 def _of_people(fact: Escalated | ConcernResolved | ActPerformed, agent: AgentId) -> str:

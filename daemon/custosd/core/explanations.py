@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from custosd.core.agents import AgentId, AgentState
 from custosd.core.changes import HELD, change, in_words, rfc3339, with_whom
 from custosd.core.evidence import Evidence, Health
-from custosd.core.facts import Entry, kind_of
+from custosd.core.facts import AnalysisSkipped, Entry, kind_of
 from custosd.core.holds import FLEET, Hold, HoldKind
 from custosd.core.signals import Signal
 from custosd.core.view import AgentView, Concern, FleetView
@@ -141,7 +141,7 @@ def why(asked: Asked, life: LifeExplained | None, record: Record) -> Explanation
         "changes_absent": record.absent,
     }
     lines = [
-        *_head(asked, life, run),
+        *_head(asked, life, run, _skip_in(record, asked)),
         *_section("evidence", _evidence_lines(asked, life)),
         *_section("settings", [f"  {_setting_words(setting)}" for setting in settings]),
         *_section("held", [f"  {_hold_words(hold, asked.now_utc)}" for hold in holds]),
@@ -175,7 +175,9 @@ def forecast(asked: Asked, life: LifeExplained | None, outlooks: Iterable[Outloo
 # --- the parts of `why` -------------------------------------------------------------------
 
 
-def _head(asked: Asked, life: LifeExplained | None, run: AgentView | None) -> list[str]:
+def _head(
+    asked: Asked, life: LifeExplained | None, run: AgentView | None, skip: AnalysisSkipped | None
+) -> list[str]:
     lines = [str(asked.agent)]
     if life is not None:
         health = life.health
@@ -188,6 +190,8 @@ def _head(asked: Asked, life: LifeExplained | None, run: AgentView | None) -> li
         lines.append("  life      not known: it does not beat and has no table of its own")
     if run is not None:
         lines.append(f"  standing  {run.standing.value}{_judged(run, asked.now_utc)}")
+        if skip is not None and run.verdict is not None and run.verdict.by.judge == skip.by:
+            lines.append(f"  judge     {_skip_words(skip)}")
         lines.append(f"  run       {run.state.value}, {run.ref.run}")
     else:
         lines.append("  standing  not known: no transcript of it was read")
@@ -196,6 +200,19 @@ def _head(asked: Asked, life: LifeExplained | None, run: AgentView | None) -> li
         words = f"{under_way.state.value}, because of {under_way.cause.value}"
         lines.append(f"  restart   {words}, asked for by {under_way.requested_by}")
     return lines
+
+
+def _skip_in(record: Record, asked: Asked) -> AnalysisSkipped | None:
+    """The last time that another judge was asked for want of money, while that lasts."""
+    found = (entry.fact for entry in record.entries if isinstance(entry.fact, AnalysisSkipped))
+    skip = next(found, None)
+    over = skip is not None and skip.until_utc is not None and asked.now_utc >= skip.until_utc
+    return None if over else skip
+
+
+def _skip_words(skip: AnalysisSkipped) -> str:
+    until = "" if skip.until_utc is None else f" until {rfc3339(skip.until_utc)}"
+    return f"{skip.by} instead of {skip.judge}: no money, {skip.limit}{until}"
 
 
 def _judged(run: AgentView, now_utc: datetime) -> str:

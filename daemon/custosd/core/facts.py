@@ -16,6 +16,7 @@ from custosd.core.agents import AgentId, AgentRef, AgentState
 from custosd.core.beats import Refusal
 from custosd.core.evidence import Condition, Evidence, Value
 from custosd.core.holds import Hold, HoldKind
+from custosd.core.money import Rung
 from custosd.core.restarts import Cause, RestartState, RestartStep, StepState
 from custosd.core.steering import InterventionState
 from custosd.core.trajectory import TrajectoryDigest
@@ -287,6 +288,44 @@ class InterventionChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetReached:
+    """A limit of what judging may cost came to a rung of the ladder; once a window and rung.
+
+    `limit` is its id ("fleet/day", "agent/day/builder-1"); `until_utc`: when money comes back,
+    None: not at a known time. `agent` is whose limit it is, None: not one agent's.
+    """
+
+    limit: str
+    rung: Rung
+    spent_usd: float
+    most_usd: float
+    until_utc: datetime | None = None
+    agent: AgentId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetRenewed:
+    """A limit that was reached lets calls through again."""
+
+    limit: str
+    agent: AgentId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisSkipped:
+    """An agent was not judged by `judge` but `by` another one: for want of money.
+
+    Told once an agent, limit and window; `until_utc` as in `BudgetReached`.
+    """
+
+    agent: AgentId
+    judge: str
+    by: str
+    limit: str
+    until_utc: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ActPerformed:
     """Somebody asked for an act; this is who, and what came of it."""
 
@@ -335,6 +374,9 @@ Fact = (
     | HoldPlaced
     | HoldLifted
     | InterventionChanged
+    | BudgetReached
+    | BudgetRenewed
+    | AnalysisSkipped
     | ActPerformed
     | ConfigReloaded
 )

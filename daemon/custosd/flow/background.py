@@ -77,7 +77,7 @@ class BackgroundTask(Generic[R]):
     restarts: int = 0
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     ended: trio.Event = field(default_factory=trio.Event)
-    asked: Callable[[str], None] = lambda _: None
+    asked: Callable[["BackgroundTask[Any]"], None] = lambda _: None
 
     def cancel(self, reason: str = "cancelled by name") -> None:
         """Have it end at its next checkpoint; never waits. Nothing happens if it has ended."""
@@ -89,7 +89,7 @@ class BackgroundTask(Generic[R]):
         Raises: the task's error (a copy for each who asks); `TaskCancelled`.
         """
         await self.ended.wait()
-        self.asked(self.name)
+        self.asked(self)
         match self.result:
             case outcome.Value(value):
                 own: R = value
@@ -215,10 +215,10 @@ class Background:
         if not self._running:
             self._idle.unpark_all()
 
-    def _forget(self, name: str) -> None:
-        task = self._kept.get(name)
-        if task is not None and task.ended_at is not None:
-            del self._kept[name]
+    def _forget(self, task: BackgroundTask[Any]) -> None:
+        # One of the same name may have come since: its outcome nobody has asked for.
+        if self._kept.get(task.name) is task:
+            del self._kept[task.name]
 
 
 @asynccontextmanager

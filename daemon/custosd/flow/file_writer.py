@@ -275,6 +275,48 @@ class _Turns:
             del self._rows[path]
 
 
+def write_whole(
+    data: bytes,
+    name: str,
+    folder: int,
+    *,
+    mode: int,
+    group: int = -1,
+    beside: int | None = None,
+) -> None:
+    """Put one file there whole and durably, for those who know its folder; blocks as disks do.
+
+    `folder` is the descriptor of the open folder that it appears in as `name`; `beside` that of
+    the one it is written in first, on the same disk: the same, where none is given. Nobody can
+    read more of it than `mode` says, at any time; whatever the umask, that is its mode, and
+    `group` (-1: as it comes) its group. No link is followed. Raises `OSError`, and the old file
+    stands then, without litter, unless only the last step failed: the syncing of the folder.
+    """
+    beside = folder if beside is None else beside
+    temporary = f".{secrets.token_hex(8)}.tmp"
+    descriptor = os.open(temporary, _NEW_FILE, 0o600, dir_fd=beside)
+    try:
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[os.write(descriptor, left) :]
+            if group != -1:
+                os.fchown(descriptor, -1, group)
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, name, src_dir_fd=beside, dst_dir_fd=folder)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=beside)
+        raise
+    os.fsync(folder)
+
+
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
 class _Temporary:
     # A file on its way to `path`. All but `abandoned` is touched in worker threads alone.
     def __init__(self, path: Path, folders: "_Folders") -> None:
@@ -294,6 +336,10 @@ class _Temporary:
     def write(self, data: bytes) -> None:
         if self._file is None:
             self._file = self._folders.create(self._temporary)
+            if self.abandoned:
+                # Given up before there was a file: nobody but this thread knows of it.
+                self.discard()
+                raise FileNotWritten(self._path, "it was given up")
         self._file.write(data)
 
     def commit(self, rest: bytes) -> None:
@@ -316,11 +362,13 @@ class _Temporary:
 
 
 class _Folders:
-    # Makes folders, and knows those that are there for good. Used by worker threads; the lock
-    # is held while a folder is made, so that who finds it there finds it durable.
+    # Makes folders, and knows those that are there for good. Used by worker threads, and no lock
+    # is held while the disk is asked: a folder whose disk hangs holds up nobody else's. Who
+    # finds a folder that another thread is still making makes it durable too.
     def __init__(self) -> None:
         self.made = 0
         self._known: set[Path] = set()
+        self._making: dict[Path, int] = {}
         self._lock = threading.Lock()
 
     def create(self, path: Path) -> BinaryIO:
@@ -329,20 +377,33 @@ class _Folders:
                 return _create(path)
             except FileNotFoundError:
                 self._known.discard(path.parent)
+        self._make(path.parent)
         with self._lock:
-            self._make(path.parent)
             if len(self._known) >= _MOST_KNOWN_FOLDERS:
                 self._known.clear()
             self._known.add(path.parent)
         return _create(path)
 
     def _make(self, folder: Path) -> None:
-        if folder.is_dir():
+        # In this order: one that is durable by the second look may be in the making at the first.
+        if folder.is_dir() and folder not in self._making:
             return
         self._make(folder.parent)
-        folder.mkdir(exist_ok=True)
-        self.made += 1
-        _sync_folder(folder.parent)
+        self._count(folder, 1)
+        try:
+            with suppress(FileExistsError):
+                folder.mkdir()
+                with self._lock:
+                    self.made += 1
+            _sync_folder(folder.parent)
+        finally:
+            self._count(folder, -1)
+
+    def _count(self, folder: Path, more: int) -> None:
+        with self._lock:
+            self._making[folder] = self._making.get(folder, 0) + more
+            if not self._making[folder]:
+                del self._making[folder]
 
 
 _MOST_KNOWN_FOLDERS = 10_000

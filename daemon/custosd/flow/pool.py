@@ -27,6 +27,9 @@ R = TypeVar("R")
 
 Unheard = Callable[[str, Exception], None]
 
+CHECKS_IN_A_WAIT = 20
+"""So many checks that hang, one after the other, are as long as a waiter waits."""
+
 
 class AcquireTimedOut(TimeoutError):
     """No resource came free, and none could be made, in time."""
@@ -58,10 +61,12 @@ class Pool(Generic[R]):
     Opened, it makes `min` in the background; more when somebody waits and none is idle. The
     one that was used last is used next; those idle for `idle_timeout_s` are closed, down to
     `min`, and those older than `longest_life_s` are replaced. `check` is asked before an idle
-    one is used; False or an error means that it is discarded. `make` and `check` have
-    `acquire_timeout_s`, `close` has `close_timeout_s`. Leaving the block refuses newcomers, serves
-    and waits for those inside for `drain_timeout_s`, then closes everything, also what
-    is in use still (`seized` counts those). On an error or a cancellation it does not wait.
+    one is used; False or an error means that it is discarded. `make` has
+    `acquire_timeout_s`, `close` has `close_timeout_s`, and `check` `check_timeout_s`: by default
+    a twentieth of the first, so that who waits for one that hangs can be served still. Leaving
+    the block refuses newcomers, serves and waits for those inside for `drain_timeout_s`, then
+    closes everything, also what is in use still (`seized` counts those). On an error or a
+    cancellation it does not wait.
 
     `on_unheard` is called with "make" or "close" and an error that no waiter is there for, and
     may not wait; without it such an error ends the block, in an `ExceptionGroup`. What the pool
@@ -80,6 +85,7 @@ class Pool(Generic[R]):
         acquire_timeout_s: float = 30.0,
         idle_timeout_s: float = 30.0,
         check: Callable[[R], Awaitable[bool]] | None = None,
+        check_timeout_s: float | None = None,
         longest_life_s: float = inf,
         close_timeout_s: float = 10.0,
         drain_timeout_s: float = 30.0,
@@ -94,6 +100,9 @@ class Pool(Generic[R]):
         self._make, self._close, self._check = make, close, check
         self._min, self._max = min, max
         self._acquire_timeout_s = acquire_timeout_s
+        self._check_timeout_s = (
+            acquire_timeout_s / CHECKS_IN_A_WAIT if check_timeout_s is None else check_timeout_s
+        )
         self._idle_timeout_s = idle_timeout_s
         self._longest_life_s = longest_life_s
         self._close_timeout_s = close_timeout_s
@@ -359,7 +368,7 @@ class Pool(Generic[R]):
     async def _check_one(self, entry: _Entry[R], check: Callable[[R], Awaitable[bool]]) -> None:
         good: bool | None = None
         try:
-            with trio.move_on_after(self._acquire_timeout_s) as time:
+            with trio.move_on_after(self._check_timeout_s) as time:
                 good = await check(entry.resource)
             good = bool(good) and not time.cancelled_caught
         except Exception as error:  # noqa: BLE001 - a way to say no

@@ -10,6 +10,8 @@ Laws:
    has waited `most_wait_s` goes before all others. Whoever's turn it is, is not overtaken by
    a smaller cost.
 4. What a provider says of its own budget can only make us slower.
+5. Who takes closed rates for no longer than `longest_closed_s` learns at once that they are,
+   or become, closed for longer; also in the midst of waiting.
 """
 
 from collections.abc import Mapping
@@ -23,6 +25,21 @@ from custosd.flow.line import Line
 
 class CostExceedsBurst(ValueError):
     """The cost can never be given: it is larger than the dimension's burst."""
+
+
+class RatesClosed(Exception):
+    """The cost was not taken: nothing of a dimension is given before `until_at` (trio clock)."""
+
+    def __init__(self, dimension: str, until_at: float) -> None:
+        super().__init__(dimension, until_at)
+        self.dimension = dimension
+        self.until_at = until_at
+
+    def __str__(self) -> str:
+        return (
+            f"{self.dimension} are closed until {self.until_at:.3f} on trio's clock, which is"
+            " longer than the caller waits"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +77,7 @@ class _Bucket:
 @dataclass(eq=False, slots=True)
 class _Waiter:
     cost: Mapping[str, float]
+    longest_closed_s: float
     turn: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
 
 
@@ -87,19 +105,35 @@ class RateLimiter:
         """What could be taken now; below zero after `correct` or `told` lowered it so far."""
         return self._bucket(dimension).level(trio.current_time())
 
-    async def take(self, cost: float | Mapping[str, float] = 1.0, priority: int = 0) -> None:
+    def closed_until(self, cost: float | Mapping[str, float] = 1.0) -> float:
+        """Before when (trio clock) nothing is given of what the cost is of; past: it is open.
+
+        Raises as `take`.
+        """
+        closed = self._closed(self._checked(cost))
+        return -inf if closed is None else closed[1]
+
+    async def take(
+        self,
+        cost: float | Mapping[str, float] = 1.0,
+        priority: int = 0,
+        *,
+        longest_closed_s: float = inf,
+    ) -> None:
         """Wait until the cost may be spent, and spend it. A higher priority goes first.
 
-        Cancelled, it has spent nothing. Raises `CostExceedsBurst`, at once; `ValueError` for
-        an unknown dimension or a cost below zero.
+        Cancelled, it has spent nothing. Raises `CostExceedsBurst`, at once; `RatesClosed` as
+        soon as the rates stay closed for longer than `longest_closed_s` from then on;
+        `ValueError` for an unknown dimension or a cost below zero.
         """
         costs = self._checked(cost)
         await trio.lowlevel.checkpoint_if_cancelled()
         joined_at = trio.current_time()
-        waiter = _Waiter(costs)
+        waiter = _Waiter(costs, longest_closed_s)
         self._line.join(waiter, priority, joined_at)
         try:
             while not self._try(waiter):
+                self._check_not_closed_for_long(waiter)
                 await self._until_something_changes(waiter)
         finally:
             self._line.leave(waiter)
@@ -138,12 +172,14 @@ class RateLimiter:
         bucket.full_at = max(bucket.full_at, now + (rate.burst - remaining) / rate.per_s)
         if remaining <= 0 and reset_at is not None:
             bucket.closed_until = max(bucket.closed_until, reset_at)
+            self._wake_impatient()
         self._wake_first()
 
     def close_until(self, at: float) -> None:
         """Give nothing before `at` (trio clock), as after an answer with Retry-After."""
         for bucket in self._buckets.values():
             bucket.closed_until = max(bucket.closed_until, at)
+        self._wake_impatient()
         self._wake_first()
 
     def _try(self, waiter: _Waiter) -> bool:
@@ -163,6 +199,22 @@ class RateLimiter:
             wake_at = overdue_at if overdue_at > now else inf
         with trio.move_on_at(wake_at):
             await waiter.turn.park()
+
+    def _check_not_closed_for_long(self, waiter: _Waiter) -> None:
+        closed = self._closed(waiter.cost)
+        if closed is not None and closed[1] - trio.current_time() > waiter.longest_closed_s:
+            raise RatesClosed(*closed)
+
+    def _closed(self, costs: Mapping[str, float]) -> tuple[str, float] | None:
+        """The dimension that is closed for longest, and until when; None without a cost."""
+        each = ((dimension, self._buckets[dimension].closed_until) for dimension in costs)
+        return max(each, key=lambda closed: closed[1], default=None)
+
+    def _wake_impatient(self) -> None:
+        # A closing is rare: all who set a bound look for themselves.
+        for waiter in self._line:
+            if waiter.longest_closed_s < inf:
+                waiter.turn.unpark_all()
 
     def _wake_first(self) -> None:
         first = self._line.first(trio.current_time())

@@ -8,7 +8,7 @@ Laws:
 
 1. Whatever was asked, by whom, and what came of it, is a fact: also what was refused, failed
    or only tried. Whom a door turns away (no token, no scope) never asked: that is in the log.
-   Acts that only tell (`why`, `forecast`) are no facts: they change nothing.
+   Acts that only tell (`why`, `forecast`, `tasks`, `budget`) are no facts: they change nothing.
 2. With `dry_run` nothing is changed: nothing placed, stored, lifted or sent but that fact.
 3. `perform` never raises for what it is asked, and ends within its time.
 4. An argument that an act does not know is refused: a misspelt limit must not mean no limit.
@@ -42,6 +42,7 @@ from custosd.core.steering import Intervention, InterventionState
 from custosd.core.subjects import UnknownSubject, one_with_part, one_with_prefix
 from custosd.core.verdicts import SteeringKind
 from custosd.core.view import FleetView
+from custosd.flow.task_tree import task_tree
 from custosd.services.explainer import Explainer
 from custosd.services.holds import Holds
 
@@ -54,6 +55,9 @@ SILENCE_S = 3600.0
 """How long a silence lasts where nothing else is said."""
 
 LONGEST_SUBJECT_LOGGED = 200
+
+MOST_TASKS_TOLD = 2_000
+"""Of how many tasks an answer tells; SIGUSR2 has all of them written."""
 
 _TELL_TIMEOUT_S = 5.0
 
@@ -124,7 +128,10 @@ class Enrolment(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ActPorts:
-    """Everybody who does a part of what may be asked for. `enrolment` None: nobody comes in."""
+    """Everybody who does a part of what may be asked for. `enrolment` None: nobody comes in.
+
+    `budget` tells of every limit of what judging may cost; None: nothing is known of money.
+    """
 
     holds: Holds
     restarter: Restarter
@@ -132,6 +139,7 @@ class ActPorts:
     explainer: Explainer
     reload: Callable[[], Awaitable[ConfigReloaded]]
     enrolment: Enrolment | None = None
+    budget: Callable[[], Explanation] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +185,8 @@ class Acts:
         self._ways: Mapping[Act, _Way] = {
             Act.WHY: _Way(self._agent, self._why, none),
             Act.FORECAST: _Way(self._agent, self._forecast, none),
+            Act.TASKS: _Way(self._nobody, self._tasks, none),
+            Act.BUDGET: _Way(self._nobody, self._budget, none),
             Act.STEER: _Way(self._agent, self._steer, frozenset({"kind", "key", "wait_s"})),
             Act.APPROVE: _Way(self._intervention, self._approve),
             Act.REJECT: _Way(self._intervention, self._reject),
@@ -326,6 +336,15 @@ class Acts:
 
     async def _forecast(self, request: ActRequest) -> ActAnswer:
         return _told(self._ports.explainer.forecast(AgentId(request.subject)))
+
+    async def _tasks(self, _request: ActRequest) -> ActAnswer:
+        lines = task_tree(most=MOST_TASKS_TOLD).splitlines()
+        return ActAnswer(ActOutcome.DONE, "the daemon's tasks", {"lines": lines})
+
+    async def _budget(self, _request: ActRequest) -> ActAnswer:
+        if self._ports.budget is None:
+            raise RefusedAct("this daemon knows nothing of money")
+        return _told(self._ports.budget())
 
     # --- acts on one agent -----------------------------------------------------------------
 

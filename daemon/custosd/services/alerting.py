@@ -30,6 +30,7 @@ from custosd.core.holds import Hold, HoldKind
 from custosd.core.view import Concern, FleetView
 from custosd.flow.alarm import Alarm
 from custosd.flow.latest import Latest
+from custosd.flow.monitor import Kind, operation
 from custosd.flow.pulse import Pulse
 from custosd.ports import Notice, Notifier
 from custosd.services.holds import Holds
@@ -219,8 +220,9 @@ class _Alerting:
     async def _tell(self, way: _Way, matters: Sequence[Matter], *, resolved: bool) -> None:
         notice = _notice(matters, resolved=resolved)
         try:
-            with trio.fail_after(self._limits.timeout_s):
-                await way.notifier.notify(notice)
+            async with operation(Kind.NETWORK, "notice"):
+                with trio.fail_after(self._limits.timeout_s):
+                    await way.notifier.notify(notice)
         except trio.TooSlowError:
             await self._failed(way, notice, NotifyError("timeout"))
         except NotifyError as error:

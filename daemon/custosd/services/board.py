@@ -8,6 +8,7 @@ recorder has no room for is dropped and counted, so that a slow database can not
 supervision through a ring of full channels.
 """
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
@@ -18,6 +19,7 @@ import trio
 from custosd.core.facts import Entry, Fact, FactsDropped, TrajectoryAdvanced
 from custosd.core.view import FleetView
 from custosd.flow.latest import Latest
+from custosd.flow.monitor import Kind, operation
 from custosd.flow.pulse import Pulse
 
 log = structlog.get_logger()
@@ -33,6 +35,8 @@ class EntryMaker:
         self._boot = boot
         self._now_utc = now_utc
         self._made = 0
+        self.dropped = 0
+        """How many entries there was no room for, in all."""
 
     def entry(self, fact: Fact) -> Entry:
         """The fact as an entry; ids of one start sort in the order of making."""
@@ -59,26 +63,33 @@ async def keep_board(
     dropped = 0
     async with facts, record:
         task_status.started()
-        while batch := await _batch(facts, settle_s, pulse):
-            entries = [maker.entry(fact) for fact in batch]
-            view.publish(view.value.after(entries))
-            dropped = _hand_over(entries, record, maker, dropped)
+        while True:
+            batch, settled_s = await _batch(facts, settle_s, pulse)
+            if not batch:
+                return
+            async with operation(Kind.EVENT, "facts", settled_s) as folding:
+                folding.used("facts", len(batch))
+                entries = [maker.entry(fact) for fact in batch]
+                view.publish(view.value.after(entries))
+                dropped = _hand_over(entries, record, maker, dropped)
             pulse.beat()
 
 
 async def _batch(
     facts: trio.MemoryReceiveChannel[Fact], settle_s: float, pulse: Pulse
-) -> list[Fact]:
-    """At least one fact; none at the end of the channel."""
+) -> tuple[list[Fact], float]:
+    """At least one fact, none at the end of the channel; and how long the first one waited."""
     batch: list[Fact] = []
+    first_at = math.inf
     with pulse.waiting(), suppress(trio.EndOfChannel):
         batch.append(await facts.receive())
+        first_at = trio.current_time()
         # A memory channel's receive is atomic under cancellation: a fact that races with
         # the deadline is either in the batch or left in the channel for the next one.
         with trio.move_on_after(settle_s):
             while len(batch) < LARGEST_BATCH:
                 batch.append(await facts.receive())
-    return batch
+    return batch, max(trio.current_time() - first_at, 0.0)
 
 
 def _hand_over(
@@ -100,4 +111,5 @@ def _hand_over(
             record.send_nowait(entry)
         except trio.WouldBlock:
             dropped += 1
+            maker.dropped += 1
     return dropped

@@ -14,7 +14,9 @@ read is left out until it grows; the others are judged.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 
+import outcome
 import structlog
 import trio
 
@@ -45,6 +47,10 @@ from custosd.core.trajectory import Activity, Trajectory
 from custosd.core.transcript import digest_of
 from custosd.core.verdicts import JudgedBy, Judgement, Verdict
 from custosd.core.view import AgentView, FleetView
+from custosd.flow.adaptive import AdaptiveLimit, Fixed
+from custosd.flow.bounded import for_each
+from custosd.flow.monitor import Kind, Operation, operation
+from custosd.flow.parallel import TooSlow, run_parallel
 from custosd.flow.pulse import Pulse
 from custosd.ports import (
     Answer,
@@ -148,18 +154,13 @@ class Guardian:
         asked = [case for case in cases if self._consider(case)]
         tally.asked = len(asked)
         await self._add_earlier(asked)
-        asking, judging = (
-            trio.CapacityLimiter(self.setup.concurrency),
-            trio.CapacityLimiter(self.setup.judge_concurrency),
-        )
+        judging, waits_at = AdaptiveLimit(Fixed(self.setup.judge_concurrency)), trio.current_time()
 
         async def one(case: _Case) -> None:
-            async with asking:
+            async with operation(Kind.PIPELINE, "analysis", trio.current_time() - waits_at):
                 await self._judge(case, judging, tally)
 
-        async with trio.open_nursery() as nursery:
-            for case in asked:
-                nursery.start_soon(one, case)
+        await for_each(asked, one, limit=self.setup.concurrency)
         chosen = {id(case) for case in asked}
         for case in cases:
             if id(case) not in chosen:
@@ -183,15 +184,18 @@ class Guardian:
         tally.due = len(due)
         if not due:
             return due
-        folds = await self._folds_of(due)
+        async with operation(Kind.CACHE, "folds") as looking_up:
+            folds = await self._folds_of(due, looking_up)
         known = [case for case in due if case.agent.ref in folds]
-        for case in known:
-            fold = folds[case.agent.ref]
-            found = signals(fold, self.setup.detectors, case.sight.quiet_s)
-            case.found = found + _duplicating(self._works.peers(case.agent.ref.agent))
-            # The fold may be ahead of the view by what was read a moment ago.
-            case.sight = replace(case.sight, digest=fold.digest())
-            case.agent = replace(case.agent, digest=case.sight.digest)
+        async with operation(Kind.COMPUTATION, "signals") as detecting:
+            detecting.used("runs", len(known))
+            for case in known:
+                fold = folds[case.agent.ref]
+                found = signals(fold, self.setup.detectors, case.sight.quiet_s)
+                case.found = found + _duplicating(self._works.peers(case.agent.ref.agent))
+                # The fold may be ahead of the view by what was read a moment ago.
+                case.sight = replace(case.sight, digest=fold.digest())
+                case.agent = replace(case.agent, digest=case.sight.digest)
         return known
 
     def _is_due(self, ref: AgentRef, sight: Sight) -> bool:
@@ -247,11 +251,15 @@ class Guardian:
         self._works.note(work, digest.fingerprint)
         return True
 
-    async def _folds_of(self, cases: Sequence[_Case]) -> dict[AgentRef, Trajectory]:
+    async def _folds_of(
+        self, cases: Sequence[_Case], looking_up: Operation
+    ) -> dict[AgentRef, Trajectory]:
         """The folds, from memory or in one round trip; those of a lost store are absent."""
         refs = [case.agent.ref for case in cases]
         folds = {ref: fold for ref in refs if (fold := self.folds.get(ref)) is not None}
         missing = [case for case in cases if case.agent.ref not in folds]
+        looking_up.used("hits", len(folds))
+        looking_up.used("misses", len(missing))
         if missing:
             try:
                 stored = await self.ports.store.trajectories([case.agent.ref for case in missing])
@@ -304,7 +312,7 @@ class Guardian:
             for case in cases:
                 case.earlier = earlier.get(case.agent.ref.agent, ())
 
-    async def _judge(self, case: _Case, judging: trio.CapacityLimiter, tally: _Tally) -> None:
+    async def _judge(self, case: _Case, judging: AdaptiveLimit[Fixed], tally: _Tally) -> None:
         digest = case.sight.digest
         started_at = trio.current_time()
         context = await self._context(case)
@@ -337,37 +345,45 @@ class Guardian:
     async def _context(self, case: _Case) -> tuple[ContextPart, ...]:
         """All parts at once, each within its own time; a part that fails is absent."""
         wanted = sorted(self.ports.judge.wants)
-        parts = {name: ContextPart(name, None, "timeout") for name in wanted}
-        if "verdicts" in parts:
-            parts["verdicts"] = _earlier_part(case.earlier)
+        async with operation(Kind.FILE, "context") as gathering:
+            fetched = await run_parallel(
+                [partial(self._part, name, case) for name in wanted],
+                max_concurrent=len(wanted) or 1,
+                item_timeout_s=self.setup.context_timeout_s,
+            )
+            late = [
+                isinstance(part, outcome.Error) and isinstance(part.error, TooSlow)
+                for part in fetched
+            ]
+            gathering.used("late_parts", sum(late))
+        return tuple(
+            ContextPart(name, None, "timeout") if is_late else part.unwrap()
+            for name, part, is_late in zip(wanted, fetched, late, strict=True)
+        )
 
-        async def fetch(name: str) -> None:
-            with trio.move_on_after(self.setup.context_timeout_s):
-                parts[name] = await self.ports.context.part(name, case.agent)
-
-        async with trio.open_nursery() as nursery:
-            for name in wanted:
-                if name != "verdicts":
-                    nursery.start_soon(fetch, name)
-        return tuple(parts.values())
+    async def _part(self, name: str, case: _Case) -> ContextPart:
+        if name == "verdicts":
+            return _earlier_part(case.earlier)
+        return await self.ports.context.part(name, case.agent)
 
     async def _ask(
-        self, question: Question, judging: trio.CapacityLimiter
+        self, question: Question, judging: AdaptiveLimit[Fixed]
     ) -> tuple[Judgement, JudgedBy]:
         """The answer, or "unknown" for a `JudgeError`; other errors are defects: they propagate."""
-        answer: Answer | None = None
-        reason = "timeout"
-        async with judging:
-            with trio.move_on_after(self.setup.judge_timeout_s):
-                try:
-                    answer = await self.ports.judge.judge(question)
-                except JudgeError as error:
-                    reason = error.reason
-        if answer is None:
-            return unknown(reason), JudgedBy(NOBODY, input_hash=question.input_hash)
+        try:
+            async with judging.slot() as slot, operation(Kind.NETWORK, "judge", slot.queued_s):
+                answer = await self._answer(question)
+        except JudgeError as error:
+            return unknown(error.reason), JudgedBy(NOBODY, input_hash=question.input_hash)
         return answer.judgement, JudgedBy(
             answer.judge, answer.model, answer.prompt_version, question.input_hash, answer.usage
         )
+
+    async def _answer(self, question: Question) -> Answer:
+        with trio.move_on_after(self.setup.judge_timeout_s):
+            return await self.ports.judge.judge(question)
+        # Not left to be a cancellation: a judge that is too slow has failed.
+        raise JudgeError("timeout", f"no answer within {self.setup.judge_timeout_s:g} s")
 
     async def _tell(self, case: _Case, verdict: Verdict) -> None:
         ref, judgement = case.agent.ref, verdict.judgement
@@ -477,7 +493,8 @@ async def guard_trajectories(
         while True:
             with guardian.pulse.waiting():
                 await trio.sleep_until(due_at)
-            finished = await guardian.sweep(view())
+            async with operation(Kind.BATCH, "sweep"):
+                finished = await guardian.sweep(view())
             guardian.pulse.beat()
             log.info(
                 "sweep.finished",

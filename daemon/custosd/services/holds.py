@@ -20,11 +20,12 @@ from datetime import datetime
 import structlog
 import trio
 
-from custosd.core.errors import StoreConflict, StoreError, StoreRefused, StoreUnavailable
+from custosd.core.errors import StoreError, StoreRefused, StoreUnavailable
 from custosd.core.facts import Fact, HoldLifted, HoldPlaced
 from custosd.core.holds import FLEET, Hold, HoldKind, holding
 from custosd.flow.pulse import Pulse
 from custosd.ports import ActionStore
+from custosd.services.store_absence import past_conflicts
 
 log = structlog.get_logger()
 
@@ -37,8 +38,8 @@ PATIENCE_S = 5.0
 LONGEST_WAIT_S = 60.0
 """Holds end by the wall clock, which may be set: it is read at least this often."""
 
-_CONFLICTS = 20
-"""So many times in a row another transaction may be in the way of a lifting."""
+_MOST_ATTEMPTS = 21
+"""So many times in a row a lifting is tried that other transactions are in the way of."""
 
 _Key = tuple[HoldKind, str]
 
@@ -155,14 +156,7 @@ class Holds:
             else:
                 await self._store.lift_holds(keys)
 
-        for _ in range(_CONFLICTS):
-            try:
-                await lift()
-            except StoreConflict:
-                await trio.lowlevel.checkpoint()
-            else:
-                return
-        await lift()
+        await past_conflicts(lift, _MOST_ATTEMPTS)
 
     def _put(self, hold: Hold) -> None:
         self._held[hold.key] = hold

@@ -22,17 +22,16 @@ from custosd.core.agents import AgentRef
 from custosd.core.errors import StoreConflict, StoreError, StoreRefused, StoreUnavailable
 from custosd.core.facts import AgentSeen, Fact, SourceTroubled
 from custosd.core.trajectory import Trajectory
+from custosd.flow.monitor import Kind, operation
 from custosd.flow.pulse import Pulse, Pulses
 from custosd.ports import Growth, Progress, Store, TrajectoryCodec, TranscriptSource
 from custosd.services.intake import Intake, Plan
+from custosd.services.store_absence import STORE_RETRIES, StoreAbsence, until_answered
 
 log = structlog.get_logger()
 
 LARGEST_BACKLOG = 4_096
 """Transcripts that may wait to be stored, and growths for their folds, before reading pauses."""
-
-FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 30.0
 
 
 async def follow_transcripts(
@@ -72,7 +71,10 @@ async def follow_transcripts(
             held = _Held()
             while True:
                 growths = await _next(source, intake, held, pulse)
-                for fact in await _folded(growths, held, intake, store, codec):
+                async with operation(Kind.PIPELINE, "growth") as folding:
+                    folding.used("events", sum(len(growth.events) for growth in growths))
+                    facts_found = await _folded(growths, held, intake, store, codec)
+                for fact in facts_found:
                     if isinstance(fact, AgentSeen):
                         log.info("agent.seen", agent=fact.ref.agent, path=fact.path)
                     await facts.send(fact)
@@ -89,23 +91,20 @@ class _Held:
     """Growth whose folds only the store has, while it is away; and when it is asked again."""
 
     plans: list[Plan] = field(default_factory=list[Plan])
-    away: bool = False
+    absence: StoreAbsence = field(default_factory=lambda: StoreAbsence("fetch"))
     ask_at: float = -math.inf
-    pause_s: float = FIRST_PAUSE_S
+    failures: int = 0
 
     def lost(self, error: StoreError, waiting: int) -> None:
         """The store did not answer: ask again after a pause that grows."""
-        if not self.away:
-            log.warning("store.lost", during="fetch", error=str(error), waiting=waiting)
-        self.away = True
-        self.ask_at = trio.current_time() + self.pause_s
-        self.pause_s = min(self.pause_s * 2, LONGEST_PAUSE_S)
+        self.absence.lost(error, waiting)
+        self.failures += 1
+        self.ask_at = trio.current_time() + STORE_RETRIES.longest_pause_s(self.failures)
 
     def answered(self) -> None:
         """The store is there (again)."""
-        if self.away:
-            log.info("store.returned", during="fetch")
-        self.away, self.pause_s = False, FIRST_PAUSE_S
+        self.absence.answered()
+        self.failures = 0
 
 
 async def _next(
@@ -113,7 +112,7 @@ async def _next(
 ) -> Sequence[Growth]:
     """Wait for growth, for the end of a turn, or for the time to ask the store again."""
     # While the store is away turns do not end: their folds may be there alone.
-    wake_at = held.ask_at if held.away else intake.next_settling()
+    wake_at = held.ask_at if held.absence.away else intake.next_settling()
     with pulse.waiting(), trio.move_on_at(wake_at):
         if len(held.plans) >= LARGEST_BACKLOG:
             await trio.sleep_forever()
@@ -194,34 +193,25 @@ async def _fetch(
 
 
 async def _save_all(intake: Intake, store: Store, pulse: Pulse) -> None:
-    pause_s = FIRST_PAUSE_S
-    away = False
-    while intake.backlog:
+    async def save_some() -> None:
+        # Each time anew: what has grown meanwhile goes along.
         batch, taken = intake.unsaved()
         try:
             refused = await _save(batch, store)
-        except trio.Cancelled:
-            # At a stop: `store_rest` stores it, for the verdicts on it are stored too.
+        except (trio.Cancelled, StoreConflict, StoreUnavailable):
+            # At a stop, too: `store_rest` stores it, for the verdicts on it are stored as well.
             intake.put_back(taken)
             raise
-        except StoreConflict:
-            intake.put_back(taken)
-        except StoreUnavailable as error:
-            intake.put_back(taken)
-            if not away:
-                log.warning("store.lost", during="save", error=str(error), waiting=intake.backlog)
-            away = True
-            with pulse.waiting():
-                await trio.sleep(pause_s)
-            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-        else:
-            pulse.beat()
-            intake.saved({key: what for key, what in taken.items() if key not in refused})
-            for key in refused:
-                intake.refuse(key)
-            if away:
-                log.info("store.returned", during="save")
-                away, pause_s = False, FIRST_PAUSE_S
+        pulse.beat()
+        intake.saved({key: what for key, what in taken.items() if key not in refused})
+        for key in refused:
+            intake.refuse(key)
+
+    async with operation(Kind.BATCH, "progress", slow_s=math.inf):
+        while intake.backlog:
+            await until_answered(
+                save_some, "save", waiting=lambda: intake.backlog, pause=pulse.sleep
+            )
 
 
 async def _save(batch: Sequence[Progress], store: Store) -> set[str]:

@@ -33,8 +33,11 @@ from custosd.core.liveness import LivenessLimits, Lives, Watched
 from custosd.core.lives import LifeRecord
 from custosd.core.own_pace import HEARD_S, OwnPace
 from custosd.core.view import FleetView
+from custosd.flow.bounded import for_each
 from custosd.flow.latest import Latest
+from custosd.flow.monitor import Kind, operation
 from custosd.flow.pulse import Pulse, Pulses
+from custosd.flow.work_queue import WorkNotDone, WorkQueue
 from custosd.ports import ActionStore, Prober, ProcessWatch
 from custosd.services.beats import BeatRegister
 
@@ -64,6 +67,9 @@ LAST_FLUSH_S = 2.0
 FORGET_S = 24 * 3600.0
 """After how much silence an agent is let go that nobody has configured."""
 
+MOST_LOOKS = 1_000_000
+"""Looks that wait at most: one of each life, and another of those whose look got lost."""
+
 MOST_REFUSED = 20
 """Lives that are refused one by one in a flush; then it is no matter of single ones."""
 
@@ -84,6 +90,20 @@ class LivenessSettings:
     probe_concurrency: int = 20
     stall_s: float = 5.0
     flush_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """A suspect to look at, and since when it waits for its turn (trio clock)."""
+
+    agent: AgentId
+    asked_at: float
+
+
+def _look_failed(_look: _Look, error: Exception) -> None:
+    # What was not looked at when we end is looked at by whoever comes next (`looks_lost`).
+    if not isinstance(error, WorkNotDone):
+        raise error
 
 
 def _stranger(agent: AgentId) -> Watched | None:
@@ -136,13 +156,20 @@ class LivenessWatch:
 
         Started: when everything listens. Raises nothing of its own.
         """
-        to_look, looks = trio.open_memory_channel[AgentId](math.inf)
         now = trio.current_time()
         # Whoever looked before this looks no more, and knew strangers that are watched still.
         self.lives.looks_lost(now)
         self._strangers = {agent: now for agent in self.lives if self._is_stranger(agent)}
         try:
-            async with trio.open_nursery() as nursery:
+            async with (
+                trio.open_nursery() as nursery,
+                WorkQueue(
+                    self._look_at,
+                    _look_failed,
+                    workers=self._settings.probe_concurrency,
+                    room=MOST_LOOKS,
+                ) as looks,
+            ):
                 for name, part in (
                     ("liveness.hear", self._hear),
                     ("liveness.mourn", self._mourn),
@@ -151,13 +178,10 @@ class LivenessWatch:
                     ("liveness.count", self._count),
                 ):
                     nursery.start_soon(_pulsed, pulses, name, part, name=name)
-                for _ in range(self._settings.probe_concurrency):
-                    nursery.start_soon(self._look_at_each, looks.clone(), name="liveness.look")
-                looks.close()
                 await self._watch_processes()
                 task_status.started()
                 with pulses.watched("liveness.time") as pulse:
-                    await self._keep_time(pulse, to_look)
+                    await self._keep_time(pulse, looks)
         finally:
             with trio.CancelScope(shield=True), trio.move_on_after(LAST_FLUSH_S):
                 await self._save(everything=True)
@@ -247,8 +271,7 @@ class LivenessWatch:
             if published.value.agents is not agents:
                 agents = published.value.agents
                 await self._tell(self._growth(published.value))
-            with pulse.waiting():
-                await trio.sleep(GROWTH_S)
+            await pulse.sleep(GROWTH_S)
 
     def _growth(self, view: FleetView) -> list[Fact]:
         facts: list[Fact] = []
@@ -267,12 +290,12 @@ class LivenessWatch:
 
     # --- time -------------------------------------------------------------------------------
 
-    async def _keep_time(self, pulse: Pulse, to_look: trio.MemorySendChannel[AgentId]) -> None:
+    async def _keep_time(self, pulse: Pulse, looks: WorkQueue[_Look, None]) -> None:
         self._pace = self._new_pace()
         while True:
             facts, look_at = self._turn()
             for agent in look_at:
-                to_look.send_nowait(agent)
+                looks.put_nowait(_Look(agent, trio.current_time()))
             await self._tell(facts)
             pulse.beat()
             self._sooner = trio.Event()
@@ -300,10 +323,11 @@ class LivenessWatch:
         log.warning("amnesty.granted", reason=reason, gap_s=round(gap_s, 3), agents=len(self.lives))
         return self.lives.amnesty(reason, gap_s, trio.current_time())
 
-    async def _look_at_each(self, looks: trio.MemoryReceiveChannel[AgentId]) -> None:
-        async for agent in looks:
-            if agent in self.lives:
-                await self._look(agent, self.lives.to_look_at(agent))
+    async def _look_at(self, look: _Look) -> None:
+        if look.agent in self.lives:
+            queued_s = trio.current_time() - look.asked_at
+            async with operation(Kind.BACKGROUND, "look", queued_s):
+                await self._look(look.agent, self.lives.to_look_at(look.agent))
 
     async def _look(self, agent: AgentId, sources: frozenset[Source]) -> None:
         """Look by all sources at once; one that does not answer in time keeps none other."""
@@ -317,9 +341,7 @@ class LivenessWatch:
                 return
             seen.append(Observation(source, Value.UNKNOWN, "look_timed_out"))
 
-        async with trio.open_nursery() as nursery:
-            for source in sorted(sources):
-                nursery.start_soon(look, source)
+        await for_each(sorted(sources), look)
         now = trio.current_time()
         seen.sort(key=lambda one: one.source)
         facts = [*self.lives.saw(agent, seen, now, since), *self.lives.looked(agent, now)]
@@ -338,8 +360,7 @@ class LivenessWatch:
 
     async def _flush(self, pulse: Pulse) -> None:
         while True:
-            with pulse.waiting():
-                await trio.sleep(self._settings.flush_s)
+            await pulse.sleep(self._settings.flush_s)
             await self._save(pulse)
 
     async def _save(self, pulse: Pulse | None = None, *, everything: bool = False) -> None:
@@ -410,8 +431,7 @@ class LivenessWatch:
     async def _count(self, pulse: Pulse) -> None:
         while True:
             for _ in range(round(COUNTS_S / HEARD_S)):
-                with pulse.waiting():
-                    await trio.sleep(HEARD_S)
+                await pulse.sleep(HEARD_S)
                 self._pace.heard(self._ports.register.accepted)
             await self._tell_counts()
             await self._let_strangers_go()

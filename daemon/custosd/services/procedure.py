@@ -17,19 +17,13 @@ Laws:
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import structlog
 import trio
 
 from custosd.core.agents import AgentId
-from custosd.core.errors import (
-    ControlError,
-    CustosdError,
-    StoreConflict,
-    StoreError,
-    StoreUnavailable,
-)
+from custosd.core.errors import ControlError, CustosdError, StoreError
 from custosd.core.evidence import (
     Condition,
     Health,
@@ -57,13 +51,13 @@ from custosd.core.restarts import (
     woke_up,
 )
 from custosd.ports import ActionStore, AgentControl, HandOver, Lease, Prober
-
-T = TypeVar("T")
+from custosd.services.store_absence import STORE_RETRIES, until_answered
 
 log = structlog.get_logger()
 
-FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 5.0
+RETRIES = replace(STORE_RETRIES, longest_delay_s=5.0)
+"""A restart that is under way asks a store that is away more often than others do."""
+
 LOOK_S = 0.5
 """How often a process that is to end, or to begin, is looked at."""
 
@@ -227,14 +221,14 @@ class Procedure:
 
     async def _take_lease(self) -> None:
         started_utc = self.ports.now_utc()
-        lease = await self._with_store("lease", self._ask_lease)
+        lease = await until_answered(self._ask_lease, "lease", policy=RETRIES)
         if lease is None and self.restart.owner and self.ports.ended(self.restart.owner):
             # It was killed in the middle: its lease is nobody's, and the agent may be down.
-            lease = await self._with_store("lease", self._inherit_lease)
+            lease = await until_answered(self._inherit_lease, "lease", policy=RETRIES)
         if lease is None:
             raise LeaseLost(f"{self.restart.agent} is being restarted by another daemon")
         # Whoever had the lease before may have gone on since this was read.
-        stored = await self._with_store("restart", self._read)
+        stored = await until_answered(self._read, "restart", policy=RETRIES)
         if stored is None or stored.ended:
             raise LeaseLost(f"the restart {self.restart.id} is over")
         self.restart = stored
@@ -557,7 +551,7 @@ class Procedure:
 
     async def _save(self) -> None:
         """Write the restart as it stands; raises `LeaseLost` where it is not ours any more."""
-        if not await self._with_store("restart", self._save_once):
+        if not await until_answered(self._save_once, "restart", policy=RETRIES):
             raise LeaseLost(f"the restart of {self.restart.agent} was taken over, or is over")
 
     async def _read(self) -> Restart | None:
@@ -581,7 +575,7 @@ class Procedure:
             await self._renew_lease()
 
     async def _renew_lease(self) -> None:
-        lease = await self._with_store("lease", self._ask_lease)
+        lease = await until_answered(self._ask_lease, "lease", policy=RETRIES)
         # Another fence: it had run out, and whatever happened meanwhile is not known here.
         if lease is None or lease.fence != self.restart.fence:
             raise LeaseLost(f"the lease on the restart of {self.restart.agent} ran out")
@@ -589,26 +583,6 @@ class Procedure:
     @property
     def _lease_name(self) -> str:
         return f"restart:{self.restart.agent}"
-
-    async def _with_store(self, during: str, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask the store until it answers."""
-        pause_s = FIRST_PAUSE_S
-        away = False
-        while True:
-            try:
-                answer = await ask()
-            except StoreConflict:
-                await trio.lowlevel.checkpoint()
-            except StoreUnavailable as error:
-                if not away:
-                    log.warning("store.lost", during=during, error=str(error), waiting=1)
-                away = True
-                await trio.sleep(pause_s)
-                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-            else:
-                if away:
-                    log.info("store.returned", during=during)
-                return answer
 
     async def _tell_began(self) -> None:
         self._told_began = True

@@ -8,19 +8,20 @@ channel has room; what must not be lost is written by its maker before the act.
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from math import inf
 
 import structlog
 import trio
 
-from custosd.core.errors import StoreConflict, StoreRefused, StoreUnavailable
+from custosd.core.errors import StoreRefused
 from custosd.core.facts import Entry, kind_of
+from custosd.flow.monitor import Kind, operation
 from custosd.flow.pulse import Pulse
 from custosd.ports import Store
+from custosd.services.store_absence import until_answered
 
 log = structlog.get_logger()
-
-FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,10 @@ class RecorderLimits:
 
 @dataclass(slots=True)
 class InHand:
-    """How many entries were taken out of the channel and are not in the store yet."""
+    """How many entries were taken out of the channel and are not in the store yet; since when."""
 
     entries: int = 0
+    since_at: float = 0.0
 
 
 async def record_facts(
@@ -57,7 +59,11 @@ async def record_facts(
     async with entries:
         task_status.started()
         while batch := await _batch(entries, limits, pulse, in_hand):
-            await _store(batch, store, pulse)
+            # As long as the store is away: that is told of by itself.
+            gathered_s = trio.current_time() - in_hand.since_at
+            async with operation(Kind.BATCH, "record", gathered_s, slow_s=inf) as recording:
+                recording.used("entries", len(batch))
+                await _store(batch, store, pulse)
             in_hand.entries = 0
 
 
@@ -68,7 +74,7 @@ async def _batch(
     batch: list[Entry] = []
     with pulse.waiting(), suppress(trio.EndOfChannel):
         batch.append(await entries.receive())
-        in_hand.entries = 1
+        in_hand.entries, in_hand.since_at = 1, trio.current_time()
         with trio.move_on_after(limits.flush_s):
             while len(batch) < limits.batch:
                 batch.append(await entries.receive())
@@ -77,28 +83,17 @@ async def _batch(
 
 
 async def _store(batch: list[Entry], store: Store, pulse: Pulse) -> None:
-    pause_s = FIRST_PAUSE_S
-    away = False
-    while True:
-        try:
-            await store.record(batch)
-        except StoreConflict:
-            await trio.lowlevel.checkpoint()
-        except StoreUnavailable as error:
-            if not away:
-                log.warning("store.lost", during="record", error=str(error), waiting=len(batch))
-            away = True
-            with pulse.waiting():
-                await trio.sleep(pause_s)
-            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-        except StoreRefused as error:
-            await _store_singly(batch, store, error, pulse)
-            return
-        else:
-            pulse.beat()
-            if away:
-                log.info("store.returned", during="record")
-            return
+    try:
+        await until_answered(
+            partial(store.record, batch),
+            "record",
+            waiting=partial(len, batch),
+            pause=pulse.sleep,
+        )
+    except StoreRefused as error:
+        await _store_singly(batch, store, error, pulse)
+    else:
+        pulse.beat()
 
 
 async def _store_singly(

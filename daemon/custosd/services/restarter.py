@@ -31,7 +31,7 @@ import trio
 from custosd.core.acts import ActAnswer, ActOutcome
 from custosd.core.agents import AgentId, AgentState
 from custosd.core.diagnosis import LastWords, classify, fingerprint, finished
-from custosd.core.errors import StoreConflict, StoreError, StoreRefused, StoreUnavailable
+from custosd.core.errors import StoreError, StoreRefused, StoreUnavailable
 from custosd.core.evidence import Condition, Exit, Value
 from custosd.core.facts import Fact
 from custosd.core.holds import FLEET, Hold, HoldKind
@@ -56,6 +56,7 @@ from custosd.core.restarts import Cause, Restart, RestartState, stop_begun
 from custosd.core.view import FleetView
 from custosd.flow.alarm import Alarm
 from custosd.flow.latest import Latest
+from custosd.flow.monitor import Kind, operation
 from custosd.flow.pulse import Pulse
 from custosd.ports import ActionStore, AgentControl, HandOver, Prober
 from custosd.services.holds import Holds
@@ -73,6 +74,7 @@ from custosd.services.restart_concerns import (
     RestartConcerns,
     reason_of,
 )
+from custosd.services.store_absence import STORE_RETRIES, past_conflicts, until_answered
 
 log = structlog.get_logger()
 
@@ -381,22 +383,15 @@ class Restarter:
         return True
 
     async def _read_restarts(self, since_utc: datetime, pulse: Pulse) -> tuple[Restart, ...]:
-        away = False
-        while True:
-            try:
-                rows = await self._ports.store.restarts(since_utc)
-            except StoreConflict:
-                await trio.lowlevel.checkpoint()
-            except StoreUnavailable as error:
-                if not away:
-                    log.warning("store.lost", during="restarts", error=str(error), waiting=0)
-                away = True
-                with pulse.waiting():
-                    await trio.sleep(STORE_RETRY_S)
-            else:
-                if away:
-                    log.info("store.returned", during="restarts")
-                return rows
+        return await until_answered(
+            lambda: self._ports.store.restarts(since_utc),
+            "restarts",
+            waiting=lambda: 0,
+            policy=replace(
+                STORE_RETRIES, first_delay_s=STORE_RETRY_S, longest_delay_s=STORE_RETRY_S
+            ),
+            pause=pulse.sleep,
+        )
 
     def _replay(
         self, rows: Iterable[Restart], now: float, now_utc: datetime
@@ -661,9 +656,11 @@ class Restarter:
         """One restart from its intent to its end; whatever happens, its place is free then."""
         agent = restart.agent
         try:
-            stored = restart if known else await self._write(restart)
-            if stored is not None:
-                await self._run(stored)
+            # It has limits of its own for each of its steps.
+            async with operation(Kind.PIPELINE, "restart", slow_s=math.inf):
+                stored = restart if known else await self._write(restart)
+                if stored is not None:
+                    await self._run(stored)
         except LeaseLost as error:
             log.info("restart.left", agent=agent, restart=restart.id, reason=str(error))
             self._put_back(restart, LEASE_RETRY_S)
@@ -715,11 +712,7 @@ class Restarter:
         return any(row.id == restart.id for row in rows)
 
     async def _intended(self, restart: Restart) -> Restart | None:
-        while True:
-            try:
-                return await self._ports.store.intend_restart(restart)
-            except StoreConflict:
-                await trio.lowlevel.checkpoint()
+        return await past_conflicts(lambda: self._ports.store.intend_restart(restart))
 
     async def _run(self, restart: Restart) -> None:
         agent = restart.agent

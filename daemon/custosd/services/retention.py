@@ -1,7 +1,7 @@
 """Takes away what is older than its time, here and in the store; makes room for days to come."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -10,12 +10,13 @@ import trio
 from custosd.core.errors import StoreError
 from custosd.core.facts import Fact
 from custosd.flow.pulse import Pulse
+from custosd.flow.retry import FailedAttempt, retry
 from custosd.ports import ActionStore, RetentionLimits, Store
+from custosd.services.store_absence import STORE_RETRIES
 
 log = structlog.get_logger()
 
-FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 30.0
+_FIRST_DAYS = replace(STORE_RETRIES, retry_on=lambda error: isinstance(error, StoreError))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +66,16 @@ async def keep_retention(
                 for fact in forget(limits.transcripts_utc):
                     await facts.send(fact)
                 pulse.beat()
-            with pulse.waiting():
-                await trio.sleep(times.interval_s)
+            await pulse.sleep(times.interval_s)
 
 
 async def _first_days(store: Store, now_utc: Callable[[], datetime], pulse: Pulse) -> None:
-    pause_s = FIRST_PAUSE_S
-    while True:
-        try:
-            await store.prepare_days(now_utc())
-        except StoreError as error:
-            log.warning("record.prune_failed", error=str(error))
-        else:
-            return
-        with pulse.waiting():
-            await trio.sleep(pause_s)
-        pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+    def failed(failure: FailedAttempt) -> None:
+        log.warning("record.prune_failed", error=str(failure.error))
+
+    await retry(
+        lambda: store.prepare_days(now_utc()), _FIRST_DAYS, on_failure=failed, pause=pulse.sleep
+    )
 
 
 async def _pruned(

@@ -62,6 +62,7 @@ from custosd.core.transcript import digest_of
 from custosd.core.uplift import Uplift, improved
 from custosd.core.verdicts import Standing, SteeringKind
 from custosd.core.view import AgentView, FleetView
+from custosd.flow.adaptive import AdaptiveLimit, Fixed
 from custosd.flow.alarm import Alarm
 from custosd.flow.latest import Latest
 from custosd.flow.pulse import Pulse
@@ -69,6 +70,7 @@ from custosd.ports import ActionStore, SteeringChannel
 from custosd.services.holds import Holds
 from custosd.services.steering_dispatch import STORE_RETRY_S, Dispatch, DispatchPorts, Shift
 from custosd.services.steering_record import SteeringRecord
+from custosd.services.store_absence import StoreAbsence
 
 log = structlog.get_logger()
 
@@ -136,7 +138,7 @@ class Steerer:
         self._recovered: dict[AgentId, datetime] = {}
         self._told: dict[str, Standing | None] = {}
         self._over: set[str] = set()
-        self._lost = False
+        self._absence = StoreAbsence("steering")
         self._room = 0
         self._pulse: Pulse | None = None
 
@@ -331,7 +333,7 @@ class Steerer:
         self._pulse = pulse
         started = False
         async with trio.open_nursery() as nursery:
-            shift = Shift(nursery, trio.CapacityLimiter(self.limits.concurrency), pulse)
+            shift = Shift(nursery, AdaptiveLimit(Fixed(self.limits.concurrency)), pulse)
             nursery.start_soon(self._watch_view)
             nursery.start_soon(self._watch_holds)
             while True:
@@ -370,14 +372,9 @@ class Steerer:
             await self._work(view, needs, shift)
         except StoreError as error:
             self._alarm.after(STORE_RETRY_S)
-            if not self._lost:
-                self._lost = True
-                waiting = len(self._ledger.open())
-                log.warning("store.lost", during="steering", error=str(error), waiting=waiting)
+            self._absence.lost(error, len(self._ledger.open()))
         else:
-            if self._lost:
-                self._lost = False
-                log.info("store.returned", during="steering")
+            self._absence.answered()
         await self._tell_concerns(view, needs)
 
     async def _work(self, view: FleetView, needs: Needs, shift: Shift) -> None:

@@ -45,8 +45,10 @@ from custosd.core.steering_policy import (
     retry_s,
 )
 from custosd.core.view import AgentView, FleetView
+from custosd.flow.adaptive import AdaptiveLimit, Fixed
 from custosd.flow.alarm import Alarm
 from custosd.flow.latest import Latest
+from custosd.flow.monitor import Kind, operation
 from custosd.flow.pulse import Pulse
 from custosd.ports import SteeringChannel
 from custosd.services.holds import Holds
@@ -87,7 +89,7 @@ class Shift:
     """
 
     nursery: trio.Nursery
-    limiter: trio.CapacityLimiter
+    limit: AdaptiveLimit[Fixed]
     pulse: Pulse
     sending: dict[AgentId, Intervention] = field(default_factory=dict)
     polling: set[AgentId] = field(default_factory=set)
@@ -215,10 +217,10 @@ class Dispatch:
     async def _deliver(self, item: Intervention, channel: SteeringChannel, shift: Shift) -> None:
         """One attempt: stored, made, and its proof stored."""
         try:
-            async with shift.limiter:
+            async with shift.limit.slot() as slot:
                 tried = replace(item, attempts=item.attempts + 1, channel=channel.name)
                 if await self._record.save(tried, channel.name):
-                    await self._attempt(tried, channel)
+                    await self._attempt(tried, channel, slot.queued_s)
         except StoreError as error:
             log.warning("store.lost", during="delivery", error=str(error), waiting=1)
             self._retry_at[item.id] = trio.current_time() + STORE_RETRY_S
@@ -226,7 +228,7 @@ class Dispatch:
             del shift.sending[item.agent]
             self._alarm.ring()
 
-    async def _attempt(self, item: Intervention, channel: SteeringChannel) -> None:
+    async def _attempt(self, item: Intervention, channel: SteeringChannel, queued_s: float) -> None:
         life = self._ports.view.value.hands.lives.get(item.agent)
         text = marked(item.kind, item.reason, item.message, item.id)
         epoch = life.epoch if life is not None else 0
@@ -234,8 +236,9 @@ class Dispatch:
         if self.outlook(item).why or self._ports.channels.get(item.agent) is not channel:
             return
         try:
-            with trio.fail_after(self.limits.deliver_timeout_s):
-                receipt = await channel.deliver(letter)
+            async with operation(Kind.NETWORK, "letter", queued_s):
+                with trio.fail_after(self.limits.deliver_timeout_s):
+                    receipt = await channel.deliver(letter)
         except trio.TooSlowError:
             await self._not_delivered(item, ChannelError("timeout", retry=True))
         except ChannelError as error:
@@ -296,7 +299,7 @@ class Dispatch:
         self, agent: AgentId, channel: SteeringChannel, ids: tuple[str, ...], shift: Shift
     ) -> None:
         try:
-            for receipt in await self._receipts(agent, channel, ids, shift.limiter):
+            for receipt in await self._receipts(agent, channel, ids, shift.limit):
                 await self._read(receipt)
         except StoreError as error:
             log.warning("store.lost", during="receipts", error=str(error), waiting=len(ids))
@@ -323,11 +326,11 @@ class Dispatch:
         agent: AgentId,
         channel: SteeringChannel,
         ids: tuple[str, ...],
-        limiter: trio.CapacityLimiter,
+        limit: AdaptiveLimit[Fixed],
     ) -> Iterable[Receipt]:
         """What a channel says; nothing where it fails, which is told once until it works."""
         try:
-            async with limiter:
+            async with limit.slot() as slot, operation(Kind.NETWORK, "receipts", slot.queued_s):
                 with trio.fail_after(self.limits.deliver_timeout_s):
                     receipts = await channel.receipts(ids)
         except (trio.TooSlowError, ChannelError) as error:

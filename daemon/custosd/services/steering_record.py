@@ -19,17 +19,18 @@ import structlog
 import trio
 
 from custosd.core.agents import AgentId
-from custosd.core.errors import StoreConflict, StoreRefused
+from custosd.core.errors import StoreRefused
 from custosd.core.facts import Fact, InterventionChanged
 from custosd.core.steering import Intervention, InterventionState, end_of, way
 from custosd.core.steering_ledger import SteeringLedger
 from custosd.flow.pulse import Pulse
 from custosd.ports import ActionStore
+from custosd.services.store_absence import past_conflicts
 
 log = structlog.get_logger()
 
-MOST_CONFLICTS = 10
-"""Times that a write which another transaction got in the way of is repeated at once."""
+MOST_ATTEMPTS = 11
+"""Times that a write is tried which other transactions get in the way of."""
 
 _BY_LEAVE = frozenset({InterventionState.APPROVED, InterventionState.QUEUED})
 
@@ -112,12 +113,7 @@ class SteeringRecord:
         return stored
 
     async def _proposed(self, item: Intervention) -> bool:
-        for _ in range(MOST_CONFLICTS):
-            try:
-                return await self._store.propose(item)
-            except StoreConflict:
-                await trio.lowlevel.checkpoint()
-        return await self._store.propose(item)
+        return await past_conflicts(lambda: self._store.propose(item), MOST_ATTEMPTS)
 
     async def save(self, item: Intervention, by: str, pulse: Pulse | None = None) -> bool:
         """Store a change and tell of it. False: it was not stored, and will not be so.
@@ -145,12 +141,9 @@ class SteeringRecord:
         return saved
 
     async def _saved(self, item: Intervention, old: Intervention) -> bool:
-        for _ in range(MOST_CONFLICTS):
-            try:
-                return await self._store.save_intervention(item, old.state)
-            except StoreConflict:
-                await trio.lowlevel.checkpoint()
-        return await self._store.save_intervention(item, old.state)
+        return await past_conflicts(
+            lambda: self._store.save_intervention(item, old.state), MOST_ATTEMPTS
+        )
 
     def _note(self, old: Intervention | None, new: Intervention, by: str) -> None:
         """Take in what is stored, and each state that was entered as what is to be told."""

@@ -7,15 +7,12 @@ look holds, for agents must be heard then, too.
 from collections.abc import Mapping
 from types import MappingProxyType
 
-import structlog
 import trio
 
-from custosd.core.errors import StoreError
 from custosd.core.tokens import Token
 from custosd.flow.pulse import Pulse
 from custosd.ports import ActionStore
-
-log = structlog.get_logger()
+from custosd.services.store_absence import StoreAbsence
 
 INTERVAL_S = 5.0
 """How soon a token that was issued, or revoked, by a command is known here."""
@@ -41,20 +38,11 @@ class TokenBook:
         self, pulse: Pulse, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Look each `INTERVAL_S`; never returns. Started: after the first try."""
-        started = away = False
+        started, absence = False, StoreAbsence("tokens")
         while True:
-            try:
+            with absence.told(waiting=0):
                 await self.look()
-            except StoreError as error:
-                if not away:
-                    log.warning("store.lost", during="tokens", error=str(error), waiting=0)
-                away = True
-            else:
-                if away:
-                    log.info("store.returned", during="tokens")
-                away = False
             if not started:
                 started = True
                 task_status.started()
-            with pulse.waiting():
-                await trio.sleep(INTERVAL_S)
+            await pulse.sleep(INTERVAL_S)

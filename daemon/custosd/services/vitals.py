@@ -2,14 +2,11 @@
 
 from collections.abc import Callable
 
-import structlog
 import trio
 
-from custosd.core.errors import StoreError
 from custosd.flow.pulse import Pulse
 from custosd.ports import DaemonBeat, Store
-
-log = structlog.get_logger()
+from custosd.services.store_absence import StoreAbsence
 
 INTERVAL_S = 5.0
 """How often life is shown."""
@@ -30,20 +27,11 @@ async def show_life(
     Started: after the first try. A store that is away is told of once per absence; the
     sign then grows stale, which is the truth that readers of the store should see.
     """
-    started = away = False
+    started, absence = False, StoreAbsence("beat")
     while True:
-        try:
+        with absence.told(waiting=1):
             await store.beat(beat())
-        except StoreError as error:
-            if not away:
-                log.warning("store.lost", during="beat", error=str(error), waiting=1)
-            away = True
-        else:
-            if away:
-                log.info("store.returned", during="beat")
-            away = False
         if not started:
             started = True
             task_status.started()
-        with pulse.waiting():
-            await trio.sleep(INTERVAL_S)
+        await pulse.sleep(INTERVAL_S)

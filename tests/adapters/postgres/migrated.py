@@ -50,6 +50,8 @@ delete from custosd.transcripts;
 delete from custosd.daemons;
 delete from custosd.leases;
 delete from custosd.facts;
+delete from custosd.spends;
+delete from custosd.fleet_days;
 select custosd.drop_fact_days('2900-01-01');
 """
 

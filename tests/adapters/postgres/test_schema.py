@@ -68,7 +68,10 @@ async def test_the_schema_knows_the_programs_words_and_no_others(database: Datab
 
 
 # What is keyed by agent; everything else is not spread over shards.
-UNSHARDED = {"daemons", "holds", "leases", "migrations", "tasks", "task_edges", "tokens"}
+UNSHARDED = {
+    "daemons", "fleet_days", "holds", "leases", "metrics", "migrations", "tasks", "task_edges",
+    "tokens",
+}  # fmt: skip
 
 
 async def test_every_key_of_an_agents_table_holds_its_shard(database: Database) -> None:
@@ -259,6 +262,15 @@ ROWS: dict[str, dict[str, str]] = {
         "created_by": "'eve'",
     },
     "tasks": {"id": "'t'", "title": "'a task'", "created_utc": "now()"},
+    "spends": {
+        "shard": "7",
+        "id": "'s'",
+        "at_utc": "now()",
+        "agent_id": "'a'",
+        "model": "'sonnet'",
+        "reserved_usd": "0.5",
+    },
+    "fleet_days": {"day": "'2026-03-01'", "spent_usd": "0.5"},
     "daemons": {
         "name": "'d'",
         "pid": "1",
@@ -390,6 +402,12 @@ IMPOSSIBLE: list[tuple[str, dict[str, str], str]] = [
     ("leases", {"owner": "''"}, "name_given"),
     ("leases", {"expires_utc": "now()"}, "leases_order"),
     ("daemons", {"pid": "0"}, "daemons_pid"),
+    ("spends", {"reserved_usd": "-1"}, "usd_range"),
+    ("spends", {"reserved_usd": "'NaN'"}, "usd_range"),
+    ("spends", {"settled_usd": "'Infinity'", "settled_utc": "now()"}, "usd_range"),
+    ("spends", {"settled_usd": "1"}, "spends_settled"),
+    ("spends", {"model": "''"}, "name_given"),
+    ("fleet_days", {"spent_usd": "-1"}, "usd_range"),
 ]
 
 

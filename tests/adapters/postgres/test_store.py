@@ -154,7 +154,9 @@ def calls_of(
         "trajectories": (1, partial(store.trajectories, refs)),
         "recent_verdicts": (1, partial(store.recent_verdicts, ids, 10)),
         "recent_entries": (1, partial(store.recent_entries, None, n)),
-        "prune": (5, partial(store.prune, limits)),
+        "record_metrics": (1, partial(store.record_metrics, some.metrics())),
+        "recent_metrics": (1, partial(store.recent_metrics, n)),
+        "prune": (6, partial(store.prune, limits)),
     }
 
 
@@ -167,7 +169,7 @@ async def test_the_number_of_statements_does_not_grow_with_the_agents(database: 
             counting.crossings = 0
             await call()
             assert len(counting.statements) == allowed, (n, name)
-            assert counting.crossings == (5 if name == "prune" else 1), (n, name)
+            assert counting.crossings == (6 if name == "prune" else 1), (n, name)
 
 
 async def test_repeated_progress_stays_in_its_page(store_dsn: str) -> None:

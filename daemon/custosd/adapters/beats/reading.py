@@ -35,6 +35,7 @@ from custosd.core.beats import (
     Refusal,
     WaitKind,
 )
+from custosd.core.secrets import without_secrets
 
 MOST_BEATS = 1_000
 """Beats in one array."""
@@ -160,7 +161,7 @@ def _beat_of(read: _Beat) -> Beat:
         None if read.wait is None else DeclaredWait(read.wait.kind, read.wait.expected_s),
         read.pid,
         read.progress,
-        read.task,
+        without_secrets(read.task),
         MappingProxyType(read.metrics) if read.metrics else _NO_METRICS,
     )
 

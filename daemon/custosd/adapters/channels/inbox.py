@@ -26,6 +26,7 @@ from custosd.adapters.channels.inbox_folder import InboxFolder, opened
 from custosd.adapters.channels.letters import checked_id, letter_json
 from custosd.core.errors import ChannelError
 from custosd.core.steering import Delivery, Letter, Receipt
+from custosd.flow.threads import Threads
 from custosd.ports import SteeringChannel
 
 _THREADS = 2
@@ -61,7 +62,7 @@ class InboxChannel(SteeringChannel):
         self._settings = settings
         self._now_utc = now_utc
         # Its own threads: an agent whose file system hangs must not take those of others.
-        self._limiter = trio.CapacityLimiter(_THREADS)
+        self._threads = Threads(_THREADS)
 
     @property
     def name(self) -> str:
@@ -120,9 +121,7 @@ class InboxChannel(SteeringChannel):
 
         try:
             with trio.fail_after(self._settings.timeout_s):
-                return await trio.to_thread.run_sync(
-                    run, abandon_on_cancel=True, limiter=self._limiter
-                )
+                return await self._threads.run(run)
         except trio.TooSlowError as error:
             raise ChannelError(
                 "inbox_stuck",

@@ -7,7 +7,6 @@ on every name is looked up in an open folder, and no symbolic link is followed.
 import itertools
 import json
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,10 +14,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from custosd.flow.file_writer import write_whole
+
 PARTS = ("tmp", "new", "claimed", "done")
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OLD_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _FOLDER_MODE = 0o2770
 _LETTER_MODE = 0o640
@@ -43,22 +43,14 @@ class InboxFolder:
 
     def put(self, letter: str, text: bytes) -> None:
         """Write a letter and let it appear in new, durably. Raises OSError."""
-        temporary = f"{letter}.{secrets.token_hex(8)}"
-        fd = os.open(temporary, _NEW_FILE, 0o600, dir_fd=self.folders["tmp"])
-        try:
-            try:
-                _write(fd, text)
-                # The umask is the daemon's; the group must be able to read.
-                os.fchmod(fd, _LETTER_MODE)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            self._move("tmp", temporary, "new", letter + _NAME_END)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary, dir_fd=self.folders["tmp"])
-            raise
-        os.fsync(self.folders["new"])
+        # The umask is the daemon's; the group must be able to read.
+        write_whole(
+            text,
+            letter + _NAME_END,
+            self.folders["new"],
+            mode=_LETTER_MODE,
+            beside=self.folders["tmp"],
+        )
 
     def tidy(self, now: datetime, claim_s: float, kept_s: float) -> None:
         """Put back what was claimed in vain; remove what has run out, was read, or is left over.
@@ -154,12 +146,6 @@ def _folder(name: str, parent: int | None) -> int:
         os.close(fd)
         raise
     return fd
-
-
-def _write(fd: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[os.write(fd, left) :]
 
 
 def _age_s(status: os.stat_result, now: datetime) -> float:

@@ -25,6 +25,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, StrEnum
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -37,6 +38,7 @@ from custosd.adapters.channels.tmux_server import KEY, Pane, TmuxServer, checked
 from custosd.core.errors import ChannelError
 from custosd.core.steering import Delivery, Letter, Receipt
 from custosd.core.verdicts import SteeringKind
+from custosd.flow.threads import Threads
 from custosd.ports import SteeringChannel
 
 LONGEST_TEXT = 20_000
@@ -187,6 +189,7 @@ class _Delivery:
         self._settings = settings
         self._reader = settings.reader
         self._server = server
+        self._threads = Threads(1)
         self._turn_started = turn_started
         self._letter = letter
         self._text = _prepared(letter.text, settings.reader)
@@ -337,7 +340,7 @@ class _Delivery:
         """The pane, proved to show the agent; the same process as `front`, if that is given."""
         pane = await self._server.look(self._settings.target, self.option)
         _check_pane(pane)
-        found = await trio.to_thread.run_sync(foreground_of, pane.pid, abandon_on_cancel=True)
+        found = await self._threads.run(partial(foreground_of, pane.pid))
         self._check_front(found)
         if front is not None and found.identity != front.identity:
             raise _changed("since it was looked at first")

@@ -14,14 +14,14 @@ Laws:
 import json
 import os
 import re
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import trio
 
 from custosd.core.errors import ControlError
+from custosd.core.secrets import without_secrets
+from custosd.flow.file_writer import write_whole
 from custosd.ports import HandOver
 
 LONGEST_TEXT = 20_000
@@ -98,38 +98,29 @@ def read_environment(folder: Path, agent: str) -> dict[str, str]:
 
 def replace(file: Path, data: bytes, *, readers: int | None = None) -> None:
     """Put a file there whole, durably, for its owner and a group; blocks as the disk does."""
-    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as out:
-            out.write(data)
-            out.flush()
-            if readers is not None:
-                os.fchown(out.fileno(), -1, readers)
-                os.fchmod(out.fileno(), 0o640)
-            os.fsync(out.fileno())
-        Path(name).replace(file)
-    except BaseException:
-        with suppress(OSError):
-            Path(name).unlink(missing_ok=True)
-        raise
+    mode, group = (0o600, -1) if readers is None else (0o640, readers)
     folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(folder)
+        write_whole(data, file.name, folder, mode=mode, group=group)
     finally:
         os.close(folder)
 
 
 def as_form(hand_over: HandOver) -> dict[str, object]:
-    """The hand-over as the object that is written and posted, its texts cut to the bounds."""
+    """The hand-over as it is written and posted: its texts without secrets, and bounded."""
     return {
         "agent": hand_over.agent,
         "epoch": hand_over.epoch,
         "cause": hand_over.cause,
-        "summary": hand_over.summary[:LONGEST_TEXT],
-        "goal": hand_over.goal[:LONGEST_TEXT],
+        "summary": _told(hand_over.summary),
+        "goal": _told(hand_over.goal),
         "task": hand_over.task[:LONGEST_TEXT],
-        "constraints": [text[:LONGEST_TEXT] for text in hand_over.constraints[:MOST_CONSTRAINTS]],
+        "constraints": list(map(_told, hand_over.constraints[:MOST_CONSTRAINTS])),
     }
+
+
+def _told(text: str) -> str:
+    return without_secrets(text)[:LONGEST_TEXT]
 
 
 def _write(

@@ -2,6 +2,7 @@
 
 import json
 
+from custosd.core.secrets import without_secrets
 from custosd.core.transcript import digest_of
 from custosd.ports import Notice
 
@@ -16,7 +17,7 @@ def notice_json(notice: Notice) -> bytes:
         "concern": notice.concern,
         "kind": notice.kind,
         "agent": notice.agent,
-        "text": notice.text,
+        "text": without_secrets(notice.text),
         "resolved": notice.resolved,
         "at_utc": at_utc,
         "key": notice_key(notice),

@@ -23,6 +23,7 @@ import uvloop
 
 from custosd.adapters.postgres.pool import Connection, Pool, PoolLimits, PoolUse, Record
 from custosd.core.errors import StoreError
+from custosd.flow.monitor import Kind, operation
 
 __all__ = [
     "Bridge",
@@ -304,7 +305,8 @@ class Database:
         transaction rolled back, within the release timeout; a commit under way may have
         happened. Slow server: bounded by the timeouts that the database was opened with.
         """
-        return await self._bridge.run(self._use, fn, args, tx)
+        async with operation(Kind.DATABASE, getattr(fn, "__name__", "unit")):
+            return await self._bridge.run(self._use, fn, args, tx)
 
     async def _use(
         self,

@@ -14,6 +14,8 @@ import subprocess
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
+from math import inf
 from pathlib import Path
 from urllib.parse import quote
 
@@ -45,6 +47,7 @@ from custosd.adapters.postgres.processes import (
     stop,
     wait_pid,
 )
+from custosd.flow.retry import FailedAttempt, RetryPolicy, retry, steady
 
 log = structlog.get_logger()
 
@@ -229,17 +232,13 @@ class _Cluster:
             status = await ended(self._process)
             said = self._journal.tail(_OF_THE_SERVER)
             log.error("postgres.died", server_pid=server.pid, status=status, said=said)
-            pause_s = _FIRST_PAUSE_S
-            while True:
-                # Its sessions notice its death by themselves; a new server refuses to start
-                # beside them.
-                await trio.sleep(pause_s)
-                pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
-                try:
-                    server.restarted((await self._start(self._runner)).pid)
-                    break
-                except (EmbeddedError, OSError) as error:
-                    log.warning("postgres.start_failed", error=str(error), retry_s=pause_s)
+            # Its sessions notice its death by themselves; a new server refuses to start beside
+            # them.
+            await trio.sleep(_FIRST_PAUSE_S)
+            process = await retry(
+                partial(self._start, self._runner), _STARTS, on_failure=_tell_start_failed
+            )
+            server.restarted(process.pid)
 
     async def stop(self, limit_s: float) -> None:
         if self._process is not None:
@@ -252,6 +251,21 @@ class _Cluster:
             log.info("postgres.stopped", signal=used.name if used else None)
         if self._socket_folder != self._data_dir:
             drop_socket_folder(self._socket_folder)
+
+
+_STARTS = RetryPolicy(
+    inf,
+    2 * _FIRST_PAUSE_S,
+    _LONGEST_PAUSE_S,
+    retry_on=lambda error: isinstance(error, EmbeddedError | OSError),
+    random=steady,
+    patient=True,
+)
+
+
+def _tell_start_failed(failure: FailedAttempt) -> None:
+    if failure.pause_s is not None:
+        log.warning("postgres.start_failed", error=str(failure.error), retry_s=failure.pause_s)
 
 
 def _runner(data_dir: Path, binaries: Binaries, way: RootWay | None) -> Runner:

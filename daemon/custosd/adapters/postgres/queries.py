@@ -272,6 +272,30 @@ select name, pid, version, started_utc, beat_utc, agents, sweeps, stopped
 from custosd.daemons order by beat_utc desc, name
 """
 
+SAVE_METRICS = """
+insert into custosd.metrics (at_utc, daemon, operations) values ($1, $2, $3::text::jsonb)
+on conflict (at_utc, daemon) do nothing
+"""
+
+READ_METRICS = """
+select at_utc, daemon, operations::text as operations from custosd.metrics
+order by at_utc desc, daemon limit $1
+"""
+
+PRUNE_METRICS = f"""
+with old as (
+    select metric.at_utc, metric.daemon from custosd.metrics as metric
+    where metric.at_utc < $1
+    order by metric.at_utc
+    limit {PRUNE_BATCH} for update of metric skip locked
+), gone as (
+    delete from custosd.metrics as metric using old
+    where metric.at_utc = old.at_utc and metric.daemon = old.daemon
+    returning 1
+)
+select count(*) from gone
+"""  # noqa: S608 - constant parts
+
 PREPARE_FACT_DAYS = "select custosd.prepare_fact_days($1::date, $2)"
 
 DROP_FACT_DAYS = "select custosd.drop_fact_days($1)"

@@ -34,7 +34,14 @@ from custosd.core.verdicts import (
     Verdict,
 )
 from custosd.core.view import AgentView
-from custosd.ports import DaemonBeat, Progress, RunProgress, TranscriptPosition
+from custosd.flow.monitor import OperationSummary
+from custosd.ports import (
+    DaemonBeat,
+    MetricsSnapshot,
+    Progress,
+    RunProgress,
+    TranscriptPosition,
+)
 
 Row = tuple[Any, ...]
 Columns = list[list[Any]]
@@ -400,3 +407,11 @@ def beat_of(row: Record) -> DaemonBeat:
         row["sweeps"],
         stopped=row["stopped"],
     )
+
+
+def metrics_of(row: Record) -> MetricsSnapshot | None:
+    """One row of `queries.READ_METRICS`; None where this version does not understand it."""
+    operations = decode_json(row["operations"], tuple[OperationSummary, ...])
+    if operations is None:
+        return None
+    return MetricsSnapshot(original(row["daemon"]), row["at_utc"], operations)

@@ -21,6 +21,8 @@ from custosd.adapters.encoding import (
     check_entry,
     check_progress,
     check_time,
+    day_of,
+    encode_json,
     original,
     storable,
 )
@@ -29,7 +31,14 @@ from custosd.adapters.postgres.bridge import Connection, Database
 from custosd.core.agents import AgentId, AgentRef, RunId, shard_of
 from custosd.core.facts import Entry
 from custosd.core.verdicts import Verdict
-from custosd.ports import DaemonBeat, Progress, Pruned, Restored, RetentionLimits
+from custosd.ports import (
+    DaemonBeat,
+    MetricsSnapshot,
+    Progress,
+    Pruned,
+    Restored,
+    RetentionLimits,
+)
 
 log = structlog.get_logger()
 
@@ -92,6 +101,16 @@ class PostgresStore:
         """Every daemon's last sign of life, newest first."""
         return await self._database.unit(_beats, tx=False)
 
+    async def record_metrics(self, snapshot: MetricsSnapshot) -> None:
+        """Keep a snapshot; of one daemon and moment the first one stays."""
+        await self._database.unit(_record_metrics, snapshot, tx=False)
+
+    async def recent_metrics(self, limit: int) -> tuple[MetricsSnapshot, ...]:
+        """The newest snapshots of all daemons, newest first."""
+        found, unknown = await self._database.unit(_recent_metrics, limit, tx=False)
+        self._skip(unknown, "recent_metrics")
+        return found
+
     async def prepare_days(self, today_utc: datetime, ahead: int = 2) -> int:
         """Make the record's partitions for today and `ahead` days; returns how many were new."""
         check_time(today_utc)
@@ -105,6 +124,7 @@ class PostgresStore:
         for limit_utc in (limits.facts_utc, limits.verdicts_utc, limits.transcripts_utc):
             check_time(limit_utc)
         days = await self._database.unit(_drop_days, limits.facts_utc)
+        await self._drain(queries.PRUNE_METRICS, day_of(limits.facts_utc))
         verdicts = await self._drain(queries.PRUNE_VERDICTS, limits.verdicts_utc)
         runs = await self._drain(queries.PRUNE_RUNS, limits.transcripts_utc)
         await self._drain(queries.PRUNE_TRANSCRIPTS, limits.transcripts_utc)
@@ -229,6 +249,18 @@ async def _beat(conn: Connection, beat: DaemonBeat) -> None:
 
 async def _beats(conn: Connection) -> tuple[DaemonBeat, ...]:
     return tuple(map(rows.beat_of, await conn.fetch(queries.READ_DAEMONS)))
+
+
+async def _record_metrics(conn: Connection, snapshot: MetricsSnapshot) -> None:
+    check_time(snapshot.at_utc)
+    operations = encode_json(snapshot.operations)
+    await conn.execute(queries.SAVE_METRICS, snapshot.at_utc, storable(snapshot.daemon), operations)
+
+
+async def _recent_metrics(conn: Connection, limit: int) -> tuple[tuple[MetricsSnapshot, ...], int]:
+    found = await conn.fetch(queries.READ_METRICS, limit)
+    snapshots = tuple(one for row in found if (one := rows.metrics_of(row)) is not None)
+    return snapshots, len(found) - len(snapshots)
 
 
 async def _prepare_days(conn: Connection, today_utc: datetime, ahead: int) -> int:

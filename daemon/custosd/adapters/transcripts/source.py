@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 import msgspec
 import trio
@@ -30,6 +31,9 @@ from custosd.adapters.transcripts.limits import ReadLimits
 from custosd.adapters.transcripts.opening import error_name
 from custosd.adapters.transcripts.survey import Followed, Survey, Surveyor
 from custosd.adapters.transcripts.tail import Formats, Reading, read_growth
+from custosd.flow.bounded import for_each
+from custosd.flow.monitor import Kind, operation
+from custosd.flow.threads import Threads
 from custosd.ports import Growth, Incident, TranscriptPosition
 
 SLICE_FILES = 8
@@ -122,7 +126,7 @@ class TranscriptSource:
         self._formats = formats
         self._settings = settings
         self._wall_clock = wall_clock
-        self._limiter = trio.CapacityLimiter(settings.concurrency)
+        self._threads = Threads(settings.concurrency, abandon=False)
         self._followed: dict[str, Followed] = {}
         self._copies = Copies()
         self._moved_keys: set[str] = set()
@@ -229,7 +233,8 @@ class TranscriptSource:
         if self._watch is None:
             self._watch = self._open_watch()
         began_at = trio.current_time()
-        survey = await trio.to_thread.run_sync(self._surveyor().everything)
+        async with operation(Kind.FILE, "transcripts.rescan"):
+            survey = await trio.to_thread.run_sync(self._surveyor().everything)
         self._blind = self._watch is None or any(
             incident.kind == IncidentKind.WATCH_UNAVAILABLE for incident in survey.incidents
         )
@@ -285,13 +290,13 @@ class TranscriptSource:
 
         async def read(part: list[str]) -> None:
             entries = [self._followed[path] for path in part]
-            outcomes.extend(
-                await trio.to_thread.run_sync(self._read_slice, entries, limiter=self._limiter)
-            )
+            async with operation(Kind.FILE, "transcripts.read") as reading:
+                outcomes.extend(await self._threads.run(partial(self._read_slice, entries)))
+                reading.used("files", len(entries))
 
-        async with trio.open_nursery() as nursery:
-            for at in range(0, len(paths), SLICE_FILES):
-                nursery.start_soon(read, paths[at : at + SLICE_FILES])
+        await for_each(
+            (paths[at : at + SLICE_FILES] for at in range(0, len(paths), SLICE_FILES)), read
+        )
         for outcome in outcomes:
             # Where a copy took over meanwhile, the file is read again from what it is now.
             if outcome.entry.cursor == outcome.base:

@@ -6,7 +6,8 @@ Laws:
    What is not committed with its cursor is simply read again.
 2. No file crashes it: what is wrong with one is an incident, and the cursor goes on, or
    stays where it was.
-3. It costs what is new, plus six system calls: never the size of the file.
+3. What is kept of it holds no secret: see `clearing`.
+4. It costs what is new, plus six system calls: never the size of the file.
 """
 
 import os
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from custosd.adapters.transcripts.clearing import cleared, cleared_state
 from custosd.adapters.transcripts.cursor import (
     HEAD_BYTES,
     Cursor,
@@ -134,9 +136,9 @@ def read_whole(
         told = Told(quoted(path), dict(cursor.told))
         with opened(real, None) as (fd, status):
             if not isinstance(fmt, DocumentFormat):
-                events += read_last_line(fd, cursor, fmt, limits, told)
+                events += cleared(read_last_line(fd, cursor, fmt, limits, told))
             elif status.st_size <= limits.backfill_bytes:
-                events = read_settled(fd, status.st_size, fmt, told)
+                events = list(cleared(read_settled(fd, status.st_size, fmt, told)))
         incidents += told.fresh
     return Reading(cursor, tuple(events), incidents=tuple(incidents), present=reading.present)
 
@@ -200,6 +202,7 @@ def _reading(
     """The cursor after a reading, with what the file is known by and what it told."""
     unread = _counted(cursor.unread, news.events, told)
     session, thread, agent = _named(cursor, news.events)
+    events, state = cleared(news.events), cleared_state(cursor.state)
     line_wise = fmt is not None and not isinstance(fmt, DocumentFormat)
     head_length, head, anchor = (
         _marks(fd, cursor) if line_wise else (cursor.head_length, cursor.head, cursor.anchor)
@@ -216,11 +219,12 @@ def _reading(
         session=session,
         thread=thread,
         agent=agent,
+        state=state,
         told=told.counts,
         unread=unread,
     )
     more = line_wise and _end_of(cursor) < status.st_size
-    return Reading(cursor, news.events, news.rewound, tuple(told.fresh), more)
+    return Reading(cursor, events, news.rewound, tuple(told.fresh), more)
 
 
 def _checked(
