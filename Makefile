@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+LITELLM := $(VENV)/litellm/.ready
 
 SEEDS  ?= 1-20
 
-.PHONY: run test test-kills simulate check bench bench-detectors lock clean help
+.PHONY: run test test-kills test-litellm litellm simulate check bench bench-detectors bench-flow lock clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -25,6 +26,16 @@ run: $(READY) ## start the daemon on its embedded database, with the demonstrati
 test: $(READY) ## all tests
 	$(BIN)/python -m pytest
 
+litellm: $(LITELLM) ## LiteLLM's proxy, in an environment of its own: with it, `make test` asks it too
+
+test-litellm: $(READY) $(LITELLM) ## the judges against LiteLLM's proxy
+	$(BIN)/python -m pytest tests/adapters/models/test_litellm.py
+
+$(LITELLM): requirements-litellm.lock $(READY)
+	$(PYTHON) -m venv $(VENV)/litellm
+	$(VENV)/litellm/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-litellm.lock
+	@touch $@
+
 test-kills: $(READY) ## kill -9 at 50 random moments of ingestion
 	CUSTOSD_KILLS=50 $(BIN)/python -m pytest -s tests/end_to_end/test_kill.py
 
@@ -41,12 +52,17 @@ check: $(READY) ## style, types, layers
 bench: $(READY) ## all benchmarks, as tables of ratios
 	@for bench in tests/bench/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
 
+bench-flow: $(READY) ## the toolkit against its bounds, asyncio and Node (some 20 minutes)
+	@for one in calls pool memory overhead claims; do echo "== $$one"; $(BIN)/python tests/bench/bench_$$one.py || exit 1; done
+
 bench-detectors: $(READY) ## detectors against labelled transcripts, beside the vendors' rules
 	$(BIN)/python tests/bench/bench_detectors.py
 
-lock: ## renew requirements.lock (needs uv)
+lock: ## renew requirements.lock and requirements-litellm.lock (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --extra embedded --extra dev \
 	  --generate-hashes --no-emit-index-url --no-header -o requirements.lock pyproject.toml
+	echo 'litellm[proxy]>=1.106' | uv pip compile --quiet --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header -o requirements-litellm.lock -
 
 clean: ## take away what make made
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
