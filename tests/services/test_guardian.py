@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 import pytest
 import trio
@@ -27,7 +28,7 @@ from custosd.core.facts import (
     VerdictReached,
 )
 from custosd.core.folds import Folds
-from custosd.core.guardian import GuardianLimits
+from custosd.core.guardian import LONGEST_RETRY_S, GuardianLimits
 from custosd.core.trajectory import Trajectory
 from custosd.core.transcript import (
     EditRange,
@@ -188,6 +189,33 @@ async def test_a_question_without_an_answer_is_asked_again(
     await fleet.sweep()
     assert len(judge.asked) == 2
     assert fleet.verdicts()[-1].judgement.standing is Standing.PROGRESSING
+
+
+async def test_a_judge_that_is_never_to_be_had_is_asked_ever_more_rarely(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    """An agent that rests costs about nothing, also where each answer is paid for nothing."""
+    judge = ScriptedJudge([JudgeError("model_malformed")])
+    fleet = Fleet(now_utc, judge)
+    fleet.grow("a", *opened("a"), step(1))
+    asked_at: list[float] = []
+    for _ in range(24 * 60):
+        before = len(judge.asked)
+        await fleet.sweep()
+        asked_at += [trio.current_time()] * (len(judge.asked) - before)
+        await trio.sleep(60)
+    pauses = [after - before for before, after in pairwise(asked_at)]
+    assert pauses[:4] == [60, 60, 120, 240]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == LONGEST_RETRY_S
+
+    # Once it has grown, it is asked about at the cadence again.
+    fleet.grow("a", step(2), step(3))
+    before = len(judge.asked)
+    for _ in range(2 * int(fleet.setup.limits.cadence_s) // 60):
+        await fleet.sweep()
+        await trio.sleep(60)
+    assert 1 <= len(judge.asked) - before <= 3
 
 
 async def test_a_judge_that_never_answers_is_cut_off(

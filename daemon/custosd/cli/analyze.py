@@ -336,6 +336,7 @@ async def _one_judged(result: FileAnalysis, judge: Judge, config: Config) -> Fil
                 judgement = (await judge.judge(question)).judgement
         except JudgeError as error:
             judgement = unknown(error.reason)
+            click.echo(f"{result.path}: {error}", err=True)
         agents.append(replace(agent, judgement=checked(judgement, agent.digest.steps)))
     return replace(result, agents=tuple(agents))
 

@@ -206,6 +206,11 @@ def judges_in(
                 (Side(("guardian", key), "rules, or the name of a [[model]] or [[ensemble]]"),),
                 f"there are: {', '.join(sorted(names))}",
             )
+    if len({judge, *fallback}) <= len(fallback):
+        yield Conflict(
+            (Side(("guardian", "fallback"), "other judges than guardian.judge, each once"),),
+            "whoever could not be had a moment ago can not be had now",
+        )
     if smaller and smaller == judge:
         yield Conflict(
             (

@@ -2,7 +2,9 @@
 
 Laws:
 
-1. Equal questions are asked once: a trajectory that did not change costs nothing.
+1. Equal questions are answered once: a trajectory that did not change costs nothing. One that
+   got no answer is asked again at the next sweep, and then after pauses that double: a judge
+   that cannot be had, or talks nonsense for money, is not asked for ever.
 2. Detectors decide: what they newly find, or no longer find, is asked about at the next
    sweep, and so is what is not confirmed yet; a change without suspicion only at the
    cadence. A verdict that the grace took the edge off is asked for once more after it.
@@ -28,6 +30,12 @@ OPINIONS = frozenset(
     {Standing.STUCK, Standing.DRIFTING, Standing.DUPLICATING, Standing.PROGRESSING}
 )
 """Standings that a judge could be wrong about from one sweep to the next."""
+
+RETRY_S = 60.0
+"""The pause after the second question in a row that got no answer; each further one doubles it,
+up to the cadence, and to `LONGEST_RETRY_S` where it is the same question."""
+
+LONGEST_RETRY_S = 4 * 3_600.0
 
 ACCUSATIONS = OPINIONS - {Standing.PROGRESSING}
 
@@ -68,7 +76,8 @@ class Memo:
     hash of the question last answered, `kinds` the suspicions then. `candidate` agreed
     `agreed` times running. `deadline_s`: seconds of quiet at which time alone tells more,
     `passed` whether they had passed. `graced`: the last verdict asked for steering, and
-    the grace took that away.
+    the grace took that away. `unanswered` is the hash of the question that got no answer
+    last, `failures` how many in a row got none.
     """
 
     fingerprint: str = ""
@@ -83,6 +92,8 @@ class Memo:
     passed: bool = False
     graced: bool = False
     peers: tuple[str, ...] = ()
+    unanswered: str = ""
+    failures: int = 0
 
     @property
     def settled(self) -> bool:
@@ -225,6 +236,8 @@ def is_worth_asking(
 
     The one question that is asked twice is that of a grace which has ended since.
     """
+    if now_at - memo.asked_at < _pause_s(memo, question, limits):
+        return False
     if _grace_ended(memo, sight, limits):
         return True
     if question == memo.question:
@@ -236,6 +249,15 @@ def is_worth_asking(
     return bool(memo.kinds) or now_at - memo.asked_at >= limits.cadence_s
 
 
+def _pause_s(memo: Memo, question: str, limits: GuardianLimits) -> float:
+    """How long nothing is asked after questions that got no answer; 0 after the first."""
+    if memo.failures <= 1:
+        return 0.0
+    longest_s = LONGEST_RETRY_S if question == memo.unanswered else limits.cadence_s
+    # An exponent that is bounded: failures are counted for weeks.
+    return min(RETRY_S * 2.0 ** min(memo.failures - 2, 16), longest_s)
+
+
 def after_answer(
     memo: Memo,
     question: str,
@@ -244,11 +266,14 @@ def after_answer(
     now_at: float,
     *,
     graced: bool = False,
+    answered: bool = True,
 ) -> Memo:
-    """The memo once a question was answered (or failed: then `question` is "")."""
+    """The memo once a question was asked, and `answered` or not."""
     return replace(
         memo,
-        question=question,
+        question=question if answered else "",
+        unanswered="" if answered else question,
+        failures=0 if answered else memo.failures + 1,
         kinds=suspicions(signals),
         activity=digest.activity,
         asked_at=now_at,

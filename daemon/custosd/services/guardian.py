@@ -387,16 +387,15 @@ class Guardian:
 
     async def _tell(self, case: _Case, verdict: Verdict) -> None:
         ref, judgement = case.agent.ref, verdict.judgement
-        # A question that got no answer is asked again at the next sweep.
-        question = "" if verdict.by.judge == NOBODY else case.question
         before = self.memos[ref]
         memo = after_answer(
             before,
-            question,
+            case.question,
             case.sight.digest,
             case.found,
             trio.current_time(),
             graced=case.graced,
+            answered=verdict.by.judge != NOBODY,
         )
         self.memos[ref] = after_standing(memo, judgement.standing, self.setup.limits)
         log.info(

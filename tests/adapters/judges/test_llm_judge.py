@@ -23,6 +23,7 @@ from custosd.adapters.models.http import HttpModel, HttpWire
 from custosd.adapters.models.model import ModelError, ModelErrorKind, Prompt
 from custosd.adapters.models.scripted import ScriptedModel
 from custosd.core.errors import JudgeError
+from custosd.core.signals import Severity, Signal, SignalKind
 from custosd.core.verdicts import Standing
 from custosd.flow.monitor import Monitor, in_force
 from custosd.ports import ContextPart, Question
@@ -147,6 +148,14 @@ BAD = [
     "\ud800",
     '{"standing": NaN}',
 ]
+
+
+async def test_what_the_rules_see_is_signed_by_them_where_the_model_says_nothing() -> None:
+    peer = Signal(SignalKind.DUPLICATING, Severity.SUSPICION, (), 0.9, 0.5, peers=("b",))
+    asked = replace(question(), signals=(peer,))
+    async with open_llm_judge(ScriptedModel(["no JSON"]), NO_CANARY) as judge:
+        answer = await judge.judge(asked)
+    assert (answer.judgement.standing, answer.judge) == (Standing.DUPLICATING, "rules")
 
 
 @pytest.mark.parametrize("text", BAD, ids=lambda text: ascii(text[-40:]))

@@ -363,9 +363,11 @@ async def test_where_the_provider_is_down_the_chain_is_as_ever(key: Path) -> Non
     [
         ("", 'smaller_judge = "nobody"', ["guardian.smaller_judge"]),
         ("", 'smaller_judge = "big"', ["guardian.smaller_judge"]),
+        ("", 'fallback = ["big"]', ["guardian.fallback"]),
+        ("", 'fallback = ["rules", "rules"]', ["guardian.fallback"]),
     ],
 )
-def test_a_smaller_judge_is_another_one_that_is_known(
+def test_who_else_is_asked_is_another_one_that_is_known(
     key: Path, more: str, guardian: str, wrong: list[str]
 ) -> None:
     with pytest.raises(InvalidConfig) as caught:

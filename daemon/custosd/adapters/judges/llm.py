@@ -29,6 +29,7 @@ from custosd.adapters.judges.prompt import PROMPT_VERSION, Fence, ask, repair
 from custosd.adapters.judges.verdict_schema import NotAVerdict, read_verdict
 from custosd.adapters.models.model import Model, ModelError, Reply
 from custosd.adapters.scrubbing import scrubbed
+from custosd.config.models import RULES
 from custosd.core.agents import AgentRef
 from custosd.core.errors import JudgeError
 from custosd.core.narrowing import narrowed
@@ -158,7 +159,9 @@ class LlmJudge(Judge):
         if heard:
             self._remember(question.ref, said, fence)
         model = reply.model if reply else self._model.name
-        answer = Answer(said, self._model.name, model[:100], PROMPT_VERSION, usage)
+        # Where the model said nothing that counts, what stands is the rules' word, not its.
+        judge = self._model.name if heard or said.standing is Standing.UNKNOWN else RULES
+        answer = Answer(said, judge, model[:100], PROMPT_VERSION, usage)
         return _Answered(answer)
 
     async def _said(self, fence: Fence) -> tuple[Judgement, Reply | None, Usage]:
