@@ -397,6 +397,8 @@ class Guardian:
             graced=case.graced,
             answered=verdict.by.judge != NOBODY,
         )
+        # First: what a stop keeps from being stored is not said either, nor remembered.
+        await self.facts.send(VerdictReached(verdict))
         self.memos[ref] = after_standing(memo, judgement.standing, self.setup.limits)
         log.info(
             "verdict.reached",
@@ -416,7 +418,6 @@ class Guardian:
             verdict=verdict.id,
             latency_s=round(verdict.by.latency_s, 4),
         )
-        await self.facts.send(VerdictReached(verdict))
         await self._tell_standing(case, before, verdict.id)
         self.pulse.beat()
 
