@@ -260,12 +260,34 @@ def test_library_records_come_through_as_events_of_ours(out):
     assert "old thing" in got[2]["message"]
 
 
+def test_a_library_that_says_the_same_again_and_again_is_heard_once_a_minute(out):
+    logger = logging.getLogger("exporter")
+
+    def complain(at):
+        record = logger.makeRecord("exporter", 40, "export.py", 7, "try %d failed", (at,), None)
+        record.created = at
+        logger.handle(record)
+
+    for at in (1_000.0, 1_005.0, 1_059.0, 1_061.0, 500.0):
+        complain(at)
+    logger.error("something else")
+    got = [(line["message"], line["unsaid"]) for line in lines(out)]
+    # The last: a clock that was set back holds nobody's tongue.
+    assert got == [
+        ("try 1000 failed", 0),
+        ("try 1061 failed", 2),
+        ("try 500 failed", 0),
+        ("something else", 0),
+    ]
+
+
 def test_libraries_are_heard_in_full_at_debug_only_and_never_twice():
     stream = io.StringIO()
     configure_logging("json", "info", stream=io.StringIO())
     configure_logging("json", "debug", stream=stream)
-    logging.getLogger("somelib").info("chatter")
-    assert [line["message"] for line in lines(stream)] == ["chatter"]
+    for _ in range(2):
+        logging.getLogger("somelib").info("chatter")
+    assert [line["message"] for line in lines(stream)] == ["chatter", "chatter"]
 
 
 def test_what_does_not_exist_is_refused():

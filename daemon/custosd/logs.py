@@ -84,8 +84,9 @@ def configure_logging(format: Format, level: str, *, stream: TextIO | None = Non
 
     "auto" is "console" on a terminal and "json" elsewhere; colours are used on a terminal
     unless NO_COLOR is set. Records of `logging` come through as `library.logged`: warnings
-    and worse, or everything when `level` is "debug". May be called again. Returns the lines'
-    writer, for its counts. Raises: `ValueError` for a level or format that does not exist.
+    and worse, the same place once in `QUIET_S`, or everything when `level` is "debug". May
+    be called again. Returns the lines' writer, for its counts. Raises: `ValueError` for a level
+    or format that does not exist.
     """
     if level not in LEVELS or format not in ("auto", "json", "console"):
         raise ValueError(f"no such log level or format: {level!r}, {format!r}")
@@ -408,19 +409,47 @@ class _LineLogger:
 
 # --- from other people's logging ------------------------------------------------------
 
+QUIET_S = 60.0
+"""How long the same place of a library's code is not heard again."""
+
+MOST_PLACES = 1_000
+
+
+@dataclass(slots=True)
+class _Heard:
+    at: float
+    unsaid: int = 0
+
 
 class _LibraryHandler(logging.Handler):
-    # Records of the standard library's logging, as events of ours.
+    # Records of the standard library's logging, as events of ours. One place of a library's
+    # code is heard once in `quiet_s`: an exporter whose server is away speaks at each try.
+    def __init__(self, quiet_s: float) -> None:
+        super().__init__()
+        self._quiet_s = quiet_s
+        self._heard: dict[tuple[str, str, int, str], _Heard] = {}
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
             message = record.getMessage()
         except Exception as error:  # noqa: BLE001 - a library's wrong format string is its own
             message = f"{record.msg!r} cannot be formatted: {error}"
+        # All warnings come from one place.
+        what = message if record.name == "py.warnings" else ""
+        place = (record.name, record.pathname, record.lineno, what)
+        heard = self._heard.get(place)
+        if heard and 0 <= record.created - heard.at < self._quiet_s:
+            heard.unsaid += 1
+            return
+        if len(self._heard) >= MOST_PLACES:
+            self._heard.clear()
+        self._heard[place] = _Heard(record.created)
         log.log(
             min(max(record.levelno // 10 * 10, 10), 50),
             "library.logged",
             logger=record.name,
             message=message,
+            unsaid=heard.unsaid if heard else 0,
             exc_info=record.exc_info,
         )
 
@@ -430,7 +459,7 @@ def _route_libraries(level: str) -> None:
     for handler in list(root.handlers):
         if isinstance(handler, _LibraryHandler):
             root.removeHandler(handler)
-    root.addHandler(_LibraryHandler())
+    root.addHandler(_LibraryHandler(0.0 if level == "debug" else QUIET_S))
     # A library's notes on each of its steps are for whoever debugs that library.
     quietest = logging.DEBUG if level == "debug" else logging.WARNING
     root.setLevel(max(quietest, LEVELS[level]))

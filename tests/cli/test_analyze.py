@@ -31,7 +31,7 @@ def test_every_kind_of_transcript_is_read(run: Run, sample: Path) -> None:
         agent["trajectory"]["goal"] for agent in told["agents"]
     )
     for agent in told["agents"]:
-        assert list(agent) == ["thread", "trajectory", "verdict", "steps"]
+        assert list(agent) == ["thread", "trajectory", "verdict", "judge", "steps"]
         assert list(agent["trajectory"]) == TRAJECTORY
         assert list(agent["verdict"]) == JUDGEMENT
         assert agent["steps"] == []

@@ -126,6 +126,7 @@ def test_what_was_recorded_is_replayed_byte_for_byte_without_a_server(
     assert stat.S_IMODE(record.stat().st_mode) == 0o600
     played = analyze(tmp_path, "--judge", judge, "--replay", record, *files)
     assert (played.returncode, played.stderr) == (OK, b"")
+    assert json.loads(live.stdout)[0]["agents"][0]["judge"]
     assert played.stdout == live.stdout
     assert reasons(played.stdout) == ["", "", ""]
     first = json.loads(played.stdout)[0]["agents"][0]["verdict"]
@@ -157,7 +158,10 @@ def test_failures_are_replayed_as_they_were(
         assert server.requests
     played = analyze(tmp_path, "--judge", "one", "--replay", record, files[0])
     assert played.stdout == live.stdout
-    assert (played.returncode, reasons(played.stdout)) == (OK, [reason])
+    assert (live.returncode, played.returncode) == (FAILURE, FAILURE), "nobody was heard"
+    assert reasons(played.stdout) == [reason]
+    asked = "one" if reason in ("malformed_answer", "model_refused") else ""
+    assert json.loads(played.stdout)[0]["agents"][0]["judge"] == asked
 
 
 def test_a_key_that_a_server_says_back_is_not_recorded(tmp_path: Path, files: list[Path]) -> None:
@@ -293,7 +297,7 @@ def test_no_more_is_spent_than_may_be_and_it_is_told(
         priced(tmp_path, server.url)
         poor = analyze(tmp_path, "--judge", judge, "--most-usd", "0.2", *files)
         assert not server.requests, "none fits into 20 cents"
-        assert (poor.returncode, reasons(poor.stdout)) == (OK, ["model_no_money"] * 3)
+        assert (poor.returncode, reasons(poor.stdout)) == (FAILURE, ["model_no_money"] * 3)
         assert b"spent on models: 0.00 USD, of 0.2000 USD at most" in poor.stderr
         assert b"--most-usd" in poor.stderr
         live = analyze(tmp_path, "--judge", judge, "--record", record, *files)

@@ -90,6 +90,10 @@ async def test_what_can_be_taken_up_is_and_the_rest_is_named(
     assert logs[-1]["event"] == "config.reloaded"
     assert logs[-1]["services"] == ["guardian"]
     assert stage.told.receive_nowait() == told
+    # Asked again: nothing has changed, and what waits for a restart still does.
+    assert await reload.reload() == ConfigReloaded((), ("transcripts.discover",))
+    stage.files = Config()
+    assert await reload.reload() == ConfigReloaded(("guardian.interval",), ())
 
 
 async def test_a_wrong_file_changes_nothing_and_every_problem_is_told(

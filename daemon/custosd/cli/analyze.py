@@ -71,13 +71,17 @@ WHY_UNREAD = {
 
 @dataclass(frozen=True, slots=True)
 class AgentAnalysis:
-    """One agent of a file. `thread` is "" for the main one."""
+    """One agent of a file. `thread` is "" for the main one.
+
+    `judge` says who judged: "" where a model was asked and did not answer.
+    """
 
     thread: str
     digest: TrajectoryDigest
     signals: tuple[Signal, ...]
     judgement: Judgement
     steps: tuple[Step, ...] = ()
+    judge: str = RULES
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,16 +143,19 @@ def analyze(
 
     A judge that is a model is sent the end of the transcript, without its secrets; where it
     cannot be had, the verdict is unknown, with the reason: "model_no_money", where a call
-    could have cost more than was left of --most-usd. What was spent is told at the end.
+    could have cost more than was left of --most-usd. What the rules see for certain stands
+    without it, too: such a verdict is signed "rules". What was spent is told at the end.
 
-    Exits with 1 if a file could not be read or is no transcript, or if --replay has no answer
-    to a question; the others are analysed all the same.
+    Exits with 1 if a file could not be read or is no transcript, if --replay has no answer
+    to a question, or if a model was asked and none of its answers counted; the others are
+    analysed all the same.
 
     \b
     JSON, for each file:  path format session why agents incidents unread
-           each agent:    thread trajectory verdict steps
+           each agent:    thread trajectory verdict judge steps
            incident:      kind line detail
-    `why` is "" where the file was read; the other forms are those of `agents show`.
+    `why` is "" where the file was read, `judge` where no answer came; the other forms are
+    those of `agents show`.
     """  # noqa: D301 - click's mark of a paragraph that is not wrapped
     config = settings(ctx)
     log_for_a_command(ctx)
@@ -185,7 +192,8 @@ def analyze(
             " record it anew",
             err=True,
         )
-    if missed or any(result.why for result in results):
+    unheard = judge_name != RULES and not any(_is_answered(result) for result in results)
+    if missed or unheard or any(result.why for result in results):
         sys.exit(FAILURE)
 
 
@@ -296,6 +304,15 @@ def _keys(config: Config) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _is_answered(result: FileAnalysis) -> bool:
+    """Whether a model's word counted; so it is, too, where there was nothing to ask."""
+    return not result.agents or any(
+        agent.judge not in (RULES, "")
+        and agent.judgement.unknown_reason in ("", "model_unsure", "unsupported_standing")
+        for agent in result.agents
+    )
+
+
 async def _judged(
     results: list[FileAnalysis], judging: _Judging, purse: Purse, look: Look | None
 ) -> list[FileAnalysis]:
@@ -330,14 +347,16 @@ async def _one_judged(result: FileAnalysis, judge: Judge, config: Config) -> Fil
             (tail,),
             question_hash(agent.digest, agent.signals),
         )
-        judgement = unknown("timeout")
+        judgement, judged_by = unknown("timeout"), ""
         try:
             with trio.move_on_after(config.guardian.judge_timeout_s):
-                judgement = (await judge.judge(question)).judgement
+                answer = await judge.judge(question)
+                judgement, judged_by = answer.judgement, answer.judge
         except JudgeError as error:
             judgement = unknown(error.reason)
             click.echo(f"{result.path}: {error}", err=True)
-        agents.append(replace(agent, judgement=checked(judgement, agent.digest.steps)))
+        sound = checked(judgement, agent.digest.steps)
+        agents.append(replace(agent, judgement=sound, judge=judged_by))
     return replace(result, agents=tuple(agents))
 
 
@@ -367,6 +386,7 @@ def _form(result: FileAnalysis) -> Form:
                 "thread": agent.thread,
                 "trajectory": trajectory_form(agent.digest),
                 "verdict": judgement_form(agent.judgement, agent.signals),
+                "judge": agent.judge,
                 "steps": [step_form(step) for step in agent.steps],
             }
             for agent in result.agents
@@ -411,6 +431,8 @@ def _show_agent(agent: AgentAnalysis, look: Look) -> None:
         cost = f", ${usage.cost_usd:.4f}" if usage.cost_usd else ""
         look.row("spent", f"{usage.input_tokens} tokens in, {usage.output_tokens} out{cost}")
     look.row("verdict", judgement.summary or judgement.unknown_reason)
+    if agent.judge not in (RULES, ""):
+        look.row("judge", agent.judge)
     for signal in agent.signals:
         look.row(signal.severity, signal_text(signal))
     for number, step in enumerate(agent.steps):

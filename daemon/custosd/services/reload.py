@@ -48,6 +48,7 @@ class Reload:
         self._in_force = in_force
         self._adopt = adopt
         self._renewal = renewal
+        self._started = renewal.value
         self._facts = facts
         self._manager = manager
         self._status = status
@@ -73,7 +74,9 @@ class Reload:
             log.error("config.refused", problems=len(error.problems), error=problems[:2_000])
             return ConfigReloaded((), (), problems or str(error))
         after = reading.config
-        at_once, later = changed_keys(before, after)
+        at_once, _ = changed_keys(before, after)
+        # Against what the daemon started with: what waits still does, however often we are asked.
+        _, later = changed_keys(self._started, after)
         try:
             self._adopt(after)
         except ConfigError as error:

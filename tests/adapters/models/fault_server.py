@@ -367,7 +367,7 @@ def _content(asked: dict[str, Any], well: Well) -> dict[str, Any]:
         return {"type": "text", "text": well.text}
     try:
         given = json.loads(well.text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {"type": "text", "text": well.text}
     if not isinstance(given, dict):
         return {"type": "text", "text": well.text}
