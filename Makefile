@@ -8,7 +8,7 @@ LITELLM := $(VENV)/litellm/.ready
 
 SEEDS  ?= 1-20
 
-.PHONY: run test test-kills test-litellm litellm simulate check bench bench-detectors bench-flow lock clean help
+.PHONY: run test test-kills test-litellm litellm simulate check bench bench-detectors bench-flow bench-overlap lock clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -54,6 +54,9 @@ bench: $(READY) ## all benchmarks, as tables of ratios
 
 bench-flow: $(READY) ## the toolkit against its bounds, asyncio and Node (some 20 minutes)
 	@for one in calls pool memory overhead claims; do echo "== $$one"; $(BIN)/python tests/bench/bench_$$one.py || exit 1; done
+
+bench-overlap: $(READY) ## duplicates and conflicts found, on labelled pairs, and what a sweep costs
+	$(BIN)/python tests/bench/bench_overlap.py
 
 bench-detectors: $(READY) ## detectors against labelled transcripts, beside the vendors' rules
 	$(BIN)/python tests/bench/bench_detectors.py

@@ -24,6 +24,7 @@ from tests.api.conftest import Side
 import custosd.client
 from custosd.adapters.beats.socket import receive_beats
 from custosd.adapters.channels.inbox import InboxChannel, InboxSettings
+from custosd.adapters.memory_coordination import MemoryCoordination
 from custosd.adapters.transcripts.registry import recognise
 from custosd.api.listening import ApiAddress
 from custosd.api.serving import ApiLimits, serve_api
@@ -31,6 +32,7 @@ from custosd.client import BeatRefused, Client, ClientError, Letter, NotDelivere
 from custosd.core import steering
 from custosd.core.agents import AgentId
 from custosd.core.beats import Beat, BeatStatus, WaitKind
+from custosd.core.tokens import presented
 from custosd.core.transcript import Acted, Asked, Opened, Result
 from custosd.core.verdicts import SteeringKind
 from custosd.flow.pulse import Pulse
@@ -472,3 +474,47 @@ def test_it_runs_on_the_oldest_python_that_is_here(tmp_path: Path) -> None:
         if "pyenv" in run.stderr:
             continue  # a shim without a version behind it
         assert run.stdout == "False\n", run.stderr
+
+
+# Beside other agents
+
+
+@pytest.fixture
+async def coordinating(nursery: trio.Nursery) -> Side:
+    side = Side(coordination=MemoryCoordination())
+    address = ApiAddress("127.0.0.1:0")
+    [side.url] = await nursery.start(serve_api, address, side.ports(), ApiLimits(), side.stop)
+    return side
+
+
+def asking(side: Side, agent: str, **more: Any) -> Client:
+    token = presented("all", "secret-all")
+    given = {"agent": agent, "url": side.url, "token": token, "timeout_s": LONG_S, "environ": {}}
+    return Client(**given | more)
+
+
+async def test_a_second_client_is_told_who_holds_the_work(coordinating: Side) -> None:
+    ada, bob = asking(coordinating, "ada"), asking(coordinating, "bob")
+    mine = await done(ada.claim_work, ["src/"], "Fix the parser")
+    assert mine.id
+    theirs = await done(bob.claim_work, ["src/parser.py"])
+    assert (theirs.id, theirs.held_by) == ("", ("ada",))
+    assert theirs.held[0]["goal"] == "Fix the parser"
+    assert (bob.failures, bob.trouble) == (0, "")
+    assert await done(ada.release_work, mine)
+    assert (await done(bob.claim_work, ["src/parser.py"])).id
+
+
+async def test_a_claim_that_cannot_be_made_harms_nothing(coordinating: Side) -> None:
+    ada = asking(coordinating, "ada")
+    assert await done(ada.claim_work) is None
+    assert "neither files nor a goal" in ada.trouble
+    assert not await done(ada.release_work, "unknown")
+    nowhere = asking(coordinating, "ada", url="http://127.0.0.1:1")
+    assert await done(nowhere.claim_work, ["a.py"]) is None
+    assert nowhere.failures == 1
+    by_socket = Client("ada", socket="/nonexistent/beats.sock", environ={})
+    assert by_socket.claim_work(["a.py"]) is None
+    assert "set CUSTOSD_URL" in by_socket.trouble
+    with pytest.raises(ClientError):
+        await done(asking(coordinating, "ada", strict=True).claim_work)

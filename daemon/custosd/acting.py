@@ -41,6 +41,7 @@ from custosd.ports import (
     ActionStore,
     AgentControl,
     BeatDoor,
+    CoordinationStore,
     Notifier,
     Prober,
     ProcessWatch,
@@ -80,6 +81,7 @@ class Doors:
     ready: Callable[[], tuple[bool, Sequence[str]]]
     pulses: Pulses
     metrics: Callable[[], Awaitable[bytes]] | None = None
+    coordination: CoordinationStore | None = None
 
 
 ServeDoors = Callable[[Doors, trio.TaskStatus[None]], Awaitable[None]]
@@ -445,11 +447,12 @@ class ActingHalf:
         ready: Callable[[], tuple[bool, Sequence[str]]],
         pulses: Pulses,
         metrics: Callable[[], Awaitable[bytes]],
+        coordination: CoordinationStore,
         task_status: trio.TaskStatus[None],
     ) -> None:
         """Open the doors."""
         tokens, uid_of = self.tokens.tokens, self.roster.uids.get
-        doors = Doors(self.register, acts, tokens, uid_of, ready, pulses, metrics)
+        doors = Doors(self.register, acts, tokens, uid_of, ready, pulses, metrics, coordination)
         await self._hands.serve_doors(doors, task_status)
 
 

@@ -28,9 +28,13 @@ from custosd.acting import ActingHalf, Hands, Remembered, remembered
 from custosd.adapters.codec import MsgpackCodec
 from custosd.adapters.context import LocalContext
 from custosd.adapters.judges.opening import open_judge
+from custosd.adapters.judges.pair_rules import RulesPairJudge
+from custosd.adapters.memory_coordination import MemoryCoordination
 from custosd.adapters.memory_spends import MemorySpends
+from custosd.adapters.places import ToldPlaces, open_places
 from custosd.adapters.postgres.actions import PostgresActions
 from custosd.adapters.postgres.bridge import Database, open_database
+from custosd.adapters.postgres.coordination import PostgresCoordination
 from custosd.adapters.postgres.embedded import embedded_postgres
 from custosd.adapters.postgres.migrations import Migration, migrate
 from custosd.adapters.postgres.served import served_dsn
@@ -67,8 +71,23 @@ from custosd.flow.renewal import Renewal
 from custosd.flow.retry import FailedAttempt, retry
 from custosd.flow.supervise import Failure, RestartPolicy
 from custosd.local import local_hands
-from custosd.ports import DaemonBeat, Judge, Restored, Store, TranscriptSource
+from custosd.ports import (
+    CoordinationStore,
+    DaemonBeat,
+    Judge,
+    PairJudge,
+    Places,
+    Restored,
+    Store,
+    TranscriptSource,
+)
 from custosd.services.board import EntryMaker, keep_board
+from custosd.services.conductor import (
+    Conductor,
+    ConductorPorts,
+    ConductorSetup,
+    conduct_fleet,
+)
 from custosd.services.gauges import fleet_gauges, money_gauges, queue_gauges
 from custosd.services.guardian import Guardian, GuardianPorts, GuardianSetup, guard_trajectories
 from custosd.services.ingest import follow_transcripts, store_rest
@@ -121,6 +140,7 @@ NEEDS: Mapping[str, Callable[[Config], object]] = {
         config.models,
         config.ensembles,
     ),
+    "conductor": lambda config: config.conductor,
     "liveness": lambda config: config.liveness,
     "alerting": lambda config: config.alerts,
     "watchdog": lambda config: config.watchdog,
@@ -148,6 +168,9 @@ class Outside:
     hangups: Latest[int] = field(default_factory=lambda: Latest(0))
     swept: Callable[[SweepFinished, FleetView], None] = lambda _sweep, _view: None
     seen: Callable[[Latest[FleetView]], None] = lambda _view: None
+    coordination: CoordinationStore = field(default_factory=MemoryCoordination)
+    pair_judge: PairJudge = field(default_factory=RulesPairJudge)
+    places: Places = field(default_factory=ToldPlaces)
     origins: Mapping[KeyPath, Origin] = field(default_factory=dict)
     purse: Purse | None = None
 
@@ -370,7 +393,7 @@ async def _start_producers(
         with pulses.watched("retention") as pulse:
             await keep_retention(
                 outside.store,
-                outside.hands.actions,
+                (outside.hands.actions, outside.coordination),
                 outside.now_utc,
                 RetentionTimes(
                     kept.interval_s,
@@ -395,6 +418,11 @@ async def _start_producers(
                     swept=lambda sweep: outside.swept(sweep, wires.view.value),
                     task_status=task_status,
                 )
+
+    async def conductor(now: Config, task_status: trio.TaskStatus[None]) -> None:
+        with pulses.watched("conductor") as pulse:
+            made = _conductor(now, outside, wires, pulse)
+            await conduct_fleet(made, task_status=task_status)
 
     async def vitals(_now: Config, task_status: trio.TaskStatus[None]) -> None:
         with pulses.watched("vitals") as pulse:
@@ -446,7 +474,9 @@ async def _start_producers(
             reload.reload, in_force.setting, lambda: money_explained(wires.purse.shown())
         )
         exposition = Exposition(monitor_in_force(), lambda: _gauges(wires))
-        await acting.serve_doors(acts, ready, pulses, exposition.text, task_status)
+        await acting.serve_doors(
+            acts, ready, pulses, exposition.text, outside.coordination, task_status
+        )
 
     await start("retention", retention)
     await start("tokens", lambda _, status: acting.keep_tokens(pulses, status))
@@ -454,6 +484,8 @@ async def _start_producers(
     # Before whoever spends it.
     await start("money", lambda _, status: _keep_money(wires, status))
     await start("guardian", guardian)
+    # It reads the verdicts of the first sweep.
+    await start("conductor", conductor)
     await start("liveness", lambda now, status: acting.watch_lives(now, pulses, status))
     await start("restarter", lambda _, status: acting.keep_restarts(pulses, status))
     await start("steerer", lambda _, status: acting.keep_steering(pulses, status))
@@ -562,6 +594,25 @@ def _guardian(
     return guardian
 
 
+def _conductor(config: Config, outside: Outside, wires: _Wires, pulse: Pulse) -> Conductor:
+    settings = config.conductor
+    return Conductor(
+        ConductorPorts(outside.coordination, outside.pair_judge, outside.places, outside.now_utc),
+        ConductorSetup(
+            settings.rules(),
+            settings.interval_s,
+            settings.fresh_s,
+            settings.quiet_s,
+            settings.pairs,
+            settings.judge_concurrency,
+            settings.judge_timeout_s,
+        ),
+        lambda: wires.view.value,
+        wires.facts.clone(),
+        pulse,
+    )
+
+
 def _tell_failure(failure: Failure) -> None:
     log.error(
         "service.failed",
@@ -577,6 +628,8 @@ def _words(view: FleetView) -> str:
     standings = [agent.standing.value for agent in view.agents.values()]
     counts = sorted(((standings.count(s), s) for s in set(standings)), reverse=True)
     words = [f"{count} {standing}" for count, standing in counts]
+    if view.conducted is not None and view.agents:
+        words.append(f"the fleet {view.conducted.status}")
     if bad := sum(life.value is Value.BAD for life in view.hands.lives.values()):
         words.append(f"{bad} dead or hung")
     listed = ", ".join(words)
@@ -804,7 +857,11 @@ async def _run_looked_at(
 ) -> None:
     config = reading.config
     manager.status("opening the database")
-    async with open_postgres(config, environ) as database, open_process_watch() as watch:
+    async with (
+        open_postgres(config, environ) as database,
+        open_process_watch() as watch,
+        open_places() as places,
+    ):
 
         async def prepared() -> bool:
             await prepare_schema(database, manager)
@@ -827,6 +884,8 @@ async def _run_looked_at(
             reread or (lambda: reading),
             hangups or Latest(0),
             swept,
+            coordination=PostgresCoordination(database),
+            places=places,
             origins=reading.origins,
             purse=purse,
         )

@@ -40,12 +40,13 @@ import threading
 import time
 import urllib.parse
 from datetime import datetime, timezone
-from typing import Any, Callable, Iterator, Mapping, NamedTuple  # noqa: UP035 - Python 3.9
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence  # noqa: UP035 - Python 3.9
 
 SYSTEM_SOCKET = "/run/custosd/beats.sock"
 """Where beats go when nothing else is said."""
 
 BEATS_PATH = "/api/v1/beats"
+CLAIMS_PATH = "/api/v1/claims"
 LONGEST_WAIT_S = 24 * 3600.0
 LONGEST_INTERVAL_S = 3600.0
 LONGEST_TEXT = 200
@@ -54,6 +55,7 @@ _LARGEST_ANSWER_BYTES = 64 * 1024
 _LARGEST_FILE_BYTES = 1024 * 1024
 _LONGEST_ADDRESS_BYTES = 107
 _OK = 200
+_HELD = 409
 _QUEUE_PAUSE_S = 0.005
 _UTC = timezone.utc  # noqa: UP017 - Python 3.9
 
@@ -82,6 +84,15 @@ class Letter(NamedTuple):
     text: str
     epoch: int
     expires_utc: str
+
+
+class WorkClaim(NamedTuple):
+    """What became of a claim: `id` of the lease, or "" and those that hold it already."""
+
+    id: str
+    expires_utc: str
+    held_by: tuple[str, ...]
+    held: tuple[dict[str, Any], ...] = ()
 
 
 class Client:
@@ -120,6 +131,7 @@ class Client:
         self._token = _token(env) if token is None else token
         if socket is None and url is None:
             socket, url = env.get("CUSTOSD_SOCKET", ""), env.get("CUSTOSD_URL", "")
+        self._url = url or env.get("CUSTOSD_URL", "")
         self._way: _Datagrams | _Posts
         if url and not socket:
             self._way = _Posts(url, self._token)
@@ -349,6 +361,83 @@ class Client:
 
         return self._guarded(put)
 
+    # --- beside other agents ----------------------------------------------------------
+
+    def claim_work(
+        self,
+        files: Sequence[str] = (),
+        goal: str = "",
+        *,
+        ttl_s: float = 1800.0,
+        repository: str = "",
+    ) -> WorkClaim | None:
+        """Lease what is about to be done, so that no other agent begins with it as well.
+
+        `files` are paths in the repository, one that ends in "/" is all below it. The same call
+        again renews the lease. Where another agent holds it, `id` is "" and `held_by` says who:
+        nothing keeps this one from going on. None: it is not known (see `trouble`). Needs
+        CUSTOSD_URL and a token; bounded by `timeout_s`.
+        """
+        form = {
+            "agent": self.agent,
+            "files": list(files),
+            "goal": goal,
+            "ttl_s": ttl_s,
+            "repository": repository,
+        }
+        found: list[WorkClaim] = []
+
+        def take() -> None:
+            status, answer = self._call("POST", CLAIMS_PATH, form)
+            if status == _OK:
+                claim = answer["claim"]
+                found.append(WorkClaim(str(claim["id"]), str(claim["expires_utc"]), ()))
+            elif status == _HELD and answer.get("held"):
+                held = tuple(answer["held"])
+                by = tuple(dict.fromkeys(str(claim["agent"]) for claim in held))
+                found.append(WorkClaim("", "", by, held))
+            else:
+                raise ClientError(str(answer.get("message") or f"the daemon answered {status}"))
+
+        return found[0] if self._guarded(take) else None
+
+    def release_work(self, claim: WorkClaim | str) -> bool:
+        """Give a lease back before it ends by itself."""
+        claim_id = claim if isinstance(claim, str) else claim.id
+
+        def release() -> None:
+            agent = urllib.parse.quote(self.agent, safe="")
+            path = f"{CLAIMS_PATH}/{urllib.parse.quote(claim_id, safe='')}?agent={agent}"
+            status, answer = self._call("DELETE", path, None)
+            if status != _OK:
+                raise ClientError(str(answer.get("message") or f"the daemon answered {status}"))
+
+        return self._guarded(release)
+
+    def _call(self, method: str, path: str, form: object) -> tuple[int, dict[str, Any]]:
+        """One request and its answer, from a thread: nothing else bounds a name server's time."""
+        if not self._url:
+            raise ClientError("it is not known where to ask; set CUSTOSD_URL")
+        outcome: list[tuple[int, bytes] | Exception] = []
+
+        def ask() -> None:
+            try:
+                data = None if form is None else json.dumps(form).encode()
+                outcome.append(_asked(self._url, method, path, data, self._token, self.timeout_s))
+            except Exception as error:  # noqa: BLE001 - for the caller to see
+                outcome.append(error)
+
+        thread = threading.Thread(target=ask, name="custosd-ask", daemon=True)
+        thread.start()
+        thread.join(self.timeout_s)
+        if not outcome:
+            raise NotDelivered("the daemon did not answer in time")
+        if isinstance(outcome[0], Exception):
+            raise NotDelivered(f"{self._url}: {_reason(outcome[0])}") from outcome[0]
+        status, body = outcome[0]
+        answer = json.loads(body or b"{}")
+        return status, answer if isinstance(answer, dict) else {}
+
     def _guarded(self, work: Callable[[], object]) -> bool:
         try:
             work()
@@ -502,6 +591,29 @@ class _Posts:
             return None
         code = f"http_{response.status}"
         return _refusal_in(answer) or (code, f"the daemon answered {response.status}")
+
+
+def _asked(
+    url: str, method: str, path: str, data: bytes | None, token: str, timeout_s: float
+) -> tuple[int, bytes]:
+    """One request at the daemon whose beats go to `url`."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ClientError("it is no http or https address")
+    secure = parts.scheme == "https"
+    kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+    connection = kind(parts.hostname, parts.port, timeout=max(0.001, timeout_s))
+    base = parts.path.rstrip("/")
+    base = base.removesuffix(BEATS_PATH)
+    headers = {"content-type": "application/json", "connection": "close"}
+    if token:
+        headers["authorization"] = f"Bearer {token}"
+    try:
+        connection.request(method, base + path, data, headers)
+        response = connection.getresponse()
+        return response.status, response.read(_LARGEST_FILE_BYTES)
+    finally:
+        connection.close()
 
 
 class _Transcript:

@@ -212,6 +212,7 @@ async def open_doors(
             doors.ready,
             doors.metrics,
             settings.metrics_open,
+            doors.coordination,
         )
         limits = ApiLimits(connections=settings.connections)
         where, stopping = ApiAddress(settings.listen), trio.Event()

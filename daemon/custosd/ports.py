@@ -14,11 +14,15 @@ from typing import Protocol
 from custosd.core.acts import ActAnswer, ActRequest
 from custosd.core.agents import AgentId, AgentRef, AgentState
 from custosd.core.beats import Beat, Refusal
+from custosd.core.coherence import Coherence
 from custosd.core.evidence import Exit, Observation, ProcessIdentity, Source
 from custosd.core.facts import Entry
+from custosd.core.findings import Finding
 from custosd.core.holds import Hold, HoldKind
+from custosd.core.intents import Claim, ClaimAnswer, Intent
 from custosd.core.lives import LifeRecord
 from custosd.core.money import Limit, NoMoney, Reservation, Rung, Spend, Spent
+from custosd.core.pairs import PairJudgement, Place, Suspicion, Work
 from custosd.core.restarts import Restart
 from custosd.core.signals import Signal
 from custosd.core.steering import Intervention, InterventionState, Letter, Receipt
@@ -248,6 +252,99 @@ class Judge(Protocol):
 
     async def judge(self, question: Question) -> Answer:
         """Judge one trajectory; may take long, may be cancelled at any time."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PairQuestion:
+    """What a judge is asked about two agents: whether this suspicion is true.
+
+    `input_hash` is equal for equal questions: the same question need not be asked twice.
+    """
+
+    suspicion: Suspicion
+    one: Work
+    other: Work
+    input_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class PairAnswer:
+    """A judge's answer about a pair, and what it cost."""
+
+    judgement: PairJudgement
+    judge: str
+    model: str = ""
+    prompt_version: str = ""
+    usage: Usage = Usage()
+
+
+class PairJudge(Protocol):
+    """Who says whether two agents do the same work, or are in each other's way.
+
+    Raises `JudgeError` when no answer can be had: the pair is then left as it stood.
+    """
+
+    async def compare(self, question: PairQuestion) -> PairAnswer:
+        """Judge one pair; may take long, may be cancelled at any time."""
+        ...
+
+
+class Places(Protocol):
+    """Where folders lie: in which working copy of which repository."""
+
+    async def place(self, folder: str, branch: str) -> Place:
+        """The place of an agent that works in this folder; never raises for one that is gone.
+
+        `branch` is what the agent itself said, for where nothing better is known.
+        """
+        ...
+
+
+class CoordinationStore(Protocol):
+    """What is kept of the fleet as a whole: readings, findings, and claims.
+
+    As `Store`: one unit of work a method, all or nothing, harmless to repeat; the same
+    errors.
+    """
+
+    async def findings(self, since_utc: datetime) -> tuple[Finding, ...]:
+        """All findings that are open, and those resolved since, the first seen first."""
+        ...
+
+    async def save_sweep(
+        self, at_utc: datetime, coherence: Coherence, findings: Sequence[Finding]
+    ) -> None:
+        """Store a reading, and the findings that it changed, in one transaction.
+
+        Of one kind and pair one finding is open at most: `StoreRefused` for another.
+        """
+        ...
+
+    async def readings(self, limit: int) -> tuple[tuple[datetime, Coherence], ...]:
+        """The last readings with their times, the newest first."""
+        ...
+
+    async def take_claim(self, intent: Intent, ttl_s: float) -> ClaimAnswer:
+        """Lease an intent, by the store's clock, if no other agent's claim is in its way.
+
+        An agent that has the same intent already has it for `ttl_s` from now on.
+        """
+        ...
+
+    async def release_claim(self, agent: AgentId, claim_id: str) -> bool:
+        """Give a claim back, if it is this agent's; False: there is none."""
+        ...
+
+    async def claims(self) -> tuple[Claim, ...]:
+        """All claims that have not run out, by the store's clock; the oldest first."""
+        ...
+
+    async def prune(self, before_utc: datetime) -> int:
+        """Drop readings and findings that were over before this time, and claims that are.
+
+        How many that were.
+        """
         ...
 
 

@@ -21,6 +21,7 @@ from custosd.api.metrics import Metrics
 from custosd.api.serving import ApiLimits, serve_api
 from custosd.core.acts import ActAnswer, ActOutcome, ActRequest
 from custosd.core.tokens import Token, hash_of, presented
+from custosd.ports import CoordinationStore
 from custosd.services.beats import BeatRegister
 
 
@@ -82,6 +83,7 @@ class Side:
     ready: tuple[bool, tuple[str, ...]] = (True, ())
     metrics: Metrics | None = _three_agents
     metrics_open: bool = False
+    coordination: CoordinationStore | None = None
     stop: trio.Event = field(default_factory=trio.Event)
     url: str = ""
 
@@ -94,6 +96,7 @@ class Side:
             lambda: self.ready,
             self.metrics,
             self.metrics_open,
+            self.coordination,
         )
 
     @property

@@ -11,7 +11,8 @@ from custosd.cli.exit_codes import BAD_CONFIG, NOT_RUNNING, OK, STATUS_UNKNOWN
 def test_a_running_daemon_is_told_with_its_fleet(run: Run, watched: Watched) -> None:
     result = run("status", config=watched.config)
     assert result.exit_code == OK
-    first, *standings = result.stdout.splitlines()
+    first, *standings, fleet = result.stdout.splitlines()
+    assert fleet.startswith("  the fleet is ")
     assert first.startswith("custosd ")
     assert f" runs as process {watched.pid} for " in first
     assert "agents, " in first
@@ -20,7 +21,7 @@ def test_a_running_daemon_is_told_with_its_fleet(run: Run, watched: Watched) -> 
 
 def test_the_form_of_the_answer(run: Run, watched: Watched) -> None:
     told = json.loads(run("status", "--json", config=watched.config).stdout)
-    assert list(told) == ["running", "daemons", "standings", "lives", "trouble"]
+    assert list(told) == ["running", "daemons", "standings", "lives", "trouble", "fleet"]
     assert told["running"] is True
     assert told["trouble"] == ""
     assert sum(told["standings"].values()) == 4

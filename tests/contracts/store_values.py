@@ -9,6 +9,7 @@ from typing import Any
 from custosd.core.acts import Act, ActOutcome
 from custosd.core.agents import AgentId, AgentRef, AgentState, RunId
 from custosd.core.beats import Refusal
+from custosd.core.coherence import FleetStatus, Trend
 from custosd.core.evidence import Condition, Evidence, Source, Value
 from custosd.core.facts import (
     ActPerformed,
@@ -23,6 +24,7 @@ from custosd.core.facts import (
     BudgetReached,
     BudgetRenewed,
     ConcernResolved,
+    ConductorSwept,
     ConfigReloaded,
     DaemonStarted,
     DaemonStopped,
@@ -30,6 +32,8 @@ from custosd.core.facts import (
     Escalated,
     Fact,
     FactsDropped,
+    FindingOpened,
+    FindingResolved,
     HoldLifted,
     HoldPlaced,
     InterventionChanged,
@@ -46,6 +50,7 @@ from custosd.core.facts import (
     TrajectoryRewound,
     VerdictReached,
 )
+from custosd.core.findings import FindingKind, Resolution
 from custosd.core.holds import FLEET, Hold, HoldKind
 from custosd.core.money import Rung
 from custosd.core.restarts import Cause, RestartState, RestartStep, StepState
@@ -217,6 +222,12 @@ def one_fact_of_each_kind(text: str = "") -> list[Fact]:
         SweepFinished(10, 9, 8, 7, 6, 0.5),
         FactsDropped(3),
         *_facts_of_acting(text),
+        ConductorSwept(
+            *(FleetStatus.WARNING, None, 0.45, 0.75, Trend.FALLING),
+            *(9, 1, 2, 3, 4, 5, 6, 7, 8, 0.5),
+        ),
+        FindingOpened("f1", FindingKind.CONFLICT, (ADA.agent, BOB.agent)),
+        FindingResolved("f1", FindingKind.DUPLICATE, (ADA.agent, BOB.agent), Resolution.NOT_SEEN),
     ]
 
 

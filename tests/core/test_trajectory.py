@@ -36,7 +36,7 @@ from custosd.core.transcript import (
 from custosd.core.verdicts import Phase
 
 HARD_BOUND = 24 * 1024
-TYPICAL_BOUND = 8 * 1024
+TYPICAL_BOUND = 9 * 1024
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 
 # Few different values, so that repeats, overlaps and returns really come about.
@@ -157,7 +157,7 @@ def test_state_stays_within_its_bound_over_20_000_steps(
     assert len(trajectory.files.seen) <= FILES_KEPT
 
 
-def test_a_typical_long_run_takes_less_than_8_kib() -> None:
+def test_a_typical_long_run_takes_less_than_9_kib() -> None:
     trajectory = folded(asked("Fix the parser in src/parser.py. Don't touch the lock file."))
     for i in range(400):
         path = f"src/package/module_{i % 12}.py"

@@ -5,7 +5,9 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 
 from custosd.core.agents import AgentId, AgentState
+from custosd.core.coherence import FleetStatus, Trend
 from custosd.core.evidence import Condition, Value
+from custosd.core.facts import ConductorSwept
 from custosd.core.lives import LifeView
 from custosd.core.money import BudgetLine, Limit, Rung, Scope, Span
 from custosd.core.view import FleetView, Hands
@@ -26,6 +28,18 @@ def test_lives_are_counted_by_their_condition_and_nobody_is_a_zero() -> None:
     assert numbers["lives", "alive"] == 0
     assert numbers["agents", "stuck"] == 0
     assert numbers["sweeps",] == 7
+
+
+def test_coherence_has_a_number_where_it_is_known_and_none_elsewhere() -> None:
+    assert "coherence" not in {one.name for one in fleet_gauges(FleetView())}
+    status, trend = FleetStatus.WARNING, Trend.STEADY
+    swept = ConductorSwept(status, None, 0.4, 1.0, trend, 9, 2, 1, 0, 0, 3, 0, 0, 0, 0.1)
+    found = fleet_gauges(FleetView(conducted=swept))
+    numbers = {(one.name, *one.labels.values()): one.value for one in found}
+    assert numbers["coherence",] == 0.4
+    assert (numbers["findings", "duplicate"], numbers["findings", "conflict"]) == (2, 1)
+    unknown = fleet_gauges(FleetView(conducted=replace(swept, score=None)))
+    assert "coherence" not in {one.name for one in unknown}
 
 
 def test_queues_are_told_by_what_waits_and_what_was_dropped() -> None:

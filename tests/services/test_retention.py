@@ -44,7 +44,7 @@ class Running:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         await keep_retention(
             self.store,
-            self.actions,
+            (self.actions,),
             self.now_utc,
             TIMES,
             self.forget,

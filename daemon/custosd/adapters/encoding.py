@@ -30,6 +30,7 @@ from custosd.core.facts import (
     kind_of,
     ref_of,
 )
+from custosd.core.findings import Finding
 from custosd.core.holds import FLEET, Hold
 from custosd.core.lives import LifeRecord
 from custosd.core.money import Spend
@@ -207,6 +208,20 @@ def check_hold(hold: Hold) -> None:
     """Raise `StoreRefused`, naming its kind, where a hold says what cannot be."""
     if flaw := _naive(hold.since_utc, hold.until_utc) or ("" if hold.subject else _NAMELESS):
         raise StoreRefused(f"hold {hold.kind}: {flaw}")
+
+
+def check_findings(findings: Iterable[Finding]) -> None:
+    """Raise `StoreRefused`, naming the finding, where one says what cannot be."""
+    for it in findings:
+        flaw = _naive(it.first_seen_utc, it.last_seen_utc, it.resolved_utc)
+        if not it.id or not it.sighting.one < it.sighting.other:
+            flaw = flaw or "it has no name, or not two agents, the lesser name first"
+        elif (it.resolved_utc is None) != (it.resolution is None):
+            flaw = flaw or "it is over for no reason, or lasts with one"
+        elif min(it.sightings, it.missed) < 0:
+            flaw = flaw or "a count is negative"
+        if flaw:
+            raise StoreRefused(f"finding {it.id!a}: {flaw}")
 
 
 def check_lease(name: str, owner: str, ttl_s: float) -> None:

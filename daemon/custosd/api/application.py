@@ -26,8 +26,9 @@ from custosd.api.answers import Refused, answer, problem
 from custosd.api.bearers import Tokens
 from custosd.api.beats import BeatAdmission, BeatsEndpoint
 from custosd.api.bodies import Bodies, BodyLimits
+from custosd.api.coordination import CoordinationEndpoint
 from custosd.api.metrics import Metrics, MetricsEndpoint
-from custosd.ports import ActDoor
+from custosd.ports import ActDoor, CoordinationStore
 
 log = structlog.get_logger()
 
@@ -48,6 +49,7 @@ class ApiPorts:
     ready: Ready
     metrics: Metrics | None = None
     metrics_open: bool = False
+    coordination: CoordinationStore | None = None
 
 
 def application(ports: ApiPorts, limits: BodyLimits) -> ASGIApp:
@@ -62,6 +64,13 @@ def application(ports: ApiPorts, limits: BodyLimits) -> ASGIApp:
     if ports.metrics is not None:
         metrics = MetricsEndpoint(ports.metrics, ports.tokens, everybody=ports.metrics_open)
         routes.append(Route("/metrics", metrics.get, methods=["GET"]))
+    if ports.coordination is not None:
+        fleet = CoordinationEndpoint(ports.coordination, ports.tokens, bodies)
+        routes += [
+            Route("/api/v1/claims", fleet.claims, methods=["GET", "POST"]),
+            Route("/api/v1/claims/{id}", fleet.release, methods=["DELETE"]),
+            Route("/api/v1/fleet", fleet.fleet, methods=["GET"]),
+        ]
     handlers = {HTTPException: _no_route, Refused: _refused, Exception: _fault}
     app = Starlette(routes=routes, exception_handlers=handlers)
     # A path with one slash too many is another path, and says so.

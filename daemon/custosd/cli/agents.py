@@ -10,9 +10,11 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from custosd.adapters.postgres.actions import PostgresActions
+from custosd.adapters.postgres.coordination import PostgresCoordination
 from custosd.adapters.postgres.store import PostgresStore
 from custosd.app import open_postgres
 from custosd.cli.exit_codes import NOT_RUNNING, OK, STATUS_UNKNOWN
+from custosd.cli.fleet import Reading, reading_line
 from custosd.cli.forms import agent_form, daemon_form, entry_form, verdict_form
 from custosd.cli.settings import log_for_a_command, run_to_the_end, settings
 from custosd.cli.showing import (
@@ -56,15 +58,15 @@ def status(ctx: click.Context, *, as_json: bool) -> None:
 
     \b
     JSON:    running (true, false, or null: not known) daemons standings lives
-             trouble
+             trouble fleet
     daemon:  name pid version started_utc beat_utc agents sweeps stopped
     `daemons` are those that live; where none does, the one that lived last. `standings`
     count how agents get on by their transcripts, `lives` the states of those that beat or
-    have a table of their own.
+    have a table of their own. `fleet` is the conductor's last status, "" where it has none.
     """  # noqa: D301 - click's mark of a paragraph that is not wrapped
     config = settings(ctx)
     log_for_a_command(ctx)
-    beats, agents, lives, trouble, known = run_to_the_end(_status, config)
+    beats, agents, lives, readings, trouble, known = run_to_the_end(_status, config)
     now = datetime.now(UTC)
     fresh = timedelta(seconds=STALE_S)
     alive = [beat for beat in beats if not beat.stopped and now - beat.beat_utc < fresh]
@@ -75,6 +77,7 @@ def status(ctx: click.Context, *, as_json: bool) -> None:
             "standings": dict(Counter(agent.standing.value for agent in agents)),
             "lives": dict(Counter(life.state.value for life in lives)),
             "trouble": trouble,
+            "fleet": readings[0][1].status.value if readings else "",
         }
         click.echo(json.dumps(answer, indent=2))
     elif not known:
@@ -84,23 +87,33 @@ def status(ctx: click.Context, *, as_json: bool) -> None:
         click.echo(f"custosd is not running{last}" + (f" ({trouble})" if trouble else ""))
     else:
         _say_status(alive, agents, lives, now)
+        for at_utc, reading in readings:
+            Look().line("  ", reading_line(at_utc, reading, now))
     sys.exit((OK if alive else NOT_RUNNING) if known else STATUS_UNKNOWN)
 
 
 async def _status(
     config: Config,
-) -> tuple[tuple[DaemonBeat, ...], tuple[AgentView, ...], tuple[LifeRecord, ...], str, bool]:
-    """Signs of life, agents, lives, trouble; and whether these tell if a daemon runs."""
+) -> tuple[
+    tuple[DaemonBeat, ...],
+    tuple[AgentView, ...],
+    tuple[LifeRecord, ...],
+    tuple[Reading, ...],
+    str,
+    bool,
+]:
+    """Signs of life, agents, lives, the fleet, trouble; and if these tell that a daemon runs."""
     try:
         async with open_postgres(config, os.environ, serve=False) as database:
             store = PostgresStore(database)
             agents, lives = (await store.restore()).agents, await PostgresActions(database).lives()
-            return await store.beats(), agents, lives, "", True
+            readings = await PostgresCoordination(database).readings(1)
+            return await store.beats(), agents, lives, readings, "", True
     except StoreError as error:
         # Our own server runs whenever the daemon does, but it may be closed to this user;
         # another's may only be out of reach.
         known = isinstance(error, StoreUnavailable) and not config.store.dsn
-        return (), (), (), str(error), known
+        return (), (), (), (), str(error), known
 
 
 def _say_status(

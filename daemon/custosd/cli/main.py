@@ -10,6 +10,7 @@ from custosd.cli.beat import beat
 from custosd.cli.config import config_commands
 from custosd.cli.demo import demo
 from custosd.cli.drill import drill
+from custosd.cli.fleet import fleet_commands
 from custosd.cli.run import migrate, run
 from custosd.cli.token import token
 
@@ -52,6 +53,7 @@ for command in (
     token,
     drill,
     *act_commands,
+    *fleet_commands,
     *config_commands,
 ):
     main.add_command(command)

@@ -19,6 +19,7 @@ from custosd.config.acting import (
     SteeringSettings,
 )
 from custosd.config.agents import AgentSettings, twins
+from custosd.config.coordination import ConductorSettings
 from custosd.config.kinds import (
     AbsolutePath,
     Amount,
@@ -210,7 +211,8 @@ class RetentionSettings(Section):
         "90d", "How long a run is remembered whose transcript no longer grows."
     )
     acts_s: Annotated[float, Duration("1d", "3650d")] = default(
-        "90d", "How long restarts and messages are kept that are over, and lives without a sign."
+        "90d",
+        "How long restarts, messages, findings are kept that are over; silent lives; readings.",
     )
     interval_s: Annotated[float, Duration("1m", "1d")] = default(
         "1h", "How often what is too old is looked for, and taken away."
@@ -479,6 +481,7 @@ class Config(Section):
     guardian: GuardianSettings = section(GuardianSettings)
     money: MoneySettings = section(MoneySettings)
     detectors: DetectorSettings = section(DetectorSettings)
+    conductor: ConductorSettings = section(ConductorSettings)
     doors: DoorSettings = section(DoorSettings)
     liveness: LivenessSettings = section(LivenessSettings)
     restarts: RestartSettings = section(RestartSettings)
@@ -501,7 +504,11 @@ class Config(Section):
             self.guardian.fallback,
             self.guardian.smaller_judge,
         )
-        for slow in ("guardian.judge_timeout_s", "store.statement_timeout_s"):
+        for slow in (
+            "guardian.judge_timeout_s",
+            "conductor.judge_timeout_s",
+            "store.statement_timeout_s",
+        ):
             yield from in_order(
                 self,
                 slow,

@@ -14,7 +14,9 @@ from datetime import datetime
 from custosd.core.acts import Act, ActOutcome
 from custosd.core.agents import AgentId, AgentRef, AgentState
 from custosd.core.beats import Refusal
+from custosd.core.coherence import FleetStatus, Trend
 from custosd.core.evidence import Condition, Evidence, Value
+from custosd.core.findings import FindingKind, Resolution
 from custosd.core.holds import Hold, HoldKind
 from custosd.core.money import Rung
 from custosd.core.restarts import Cause, RestartState, RestartStep, StepState
@@ -121,6 +123,49 @@ class SweepFinished:
     judged: int
     failed: int
     duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ConductorSwept:
+    """One look of the conductor at the whole fleet: what it read, found and could not judge.
+
+    `score` is 0..1, None where nothing is known. `waiting` suspicions were left for later.
+    """
+
+    status: FleetStatus
+    before: FleetStatus | None
+    score: float | None
+    coverage: float
+    trend: Trend
+    agents: int
+    duplicates: int
+    conflicts: int
+    opened: int
+    resolved: int
+    suspicions: int
+    asked: int
+    failed: int
+    waiting: int
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FindingOpened:
+    """The conductor found a duplicate or a conflict. Who and where is in the store."""
+
+    finding: str
+    kind: FindingKind
+    agents: tuple[AgentId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FindingResolved:
+    """A finding is over."""
+
+    finding: str
+    kind: FindingKind
+    agents: tuple[AgentId, ...]
+    resolution: Resolution
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +403,9 @@ Fact = (
     | StateChanged
     | SourceTroubled
     | SweepFinished
+    | ConductorSwept
+    | FindingOpened
+    | FindingResolved
     | FactsDropped
     | LifeChanged
     | AgentDismissed

@@ -10,6 +10,7 @@ Laws:
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from custosd.core.footprints import NO_TRACK, Track
 from custosd.core.transcript import ErrorClass, StepKind
 
 WINDOW_STEPS = 32
@@ -57,7 +58,8 @@ class FileRecord(NamedTuple):
     `runs` counts the commands that named it, `own` says that this run created it.
     `rewrites` counts the latest edits in a row that wrote over lines written just
     before, `returns` the edits that brought back an earlier content, `refused` the
-    latest failed edits in a row. `contents` are digests of the latest contents.
+    latest failed edits in a row. `contents` are digests of the latest contents. `track` is
+    where in the file, and when, it was changed.
     """
 
     reads: int = 0
@@ -74,6 +76,7 @@ class FileRecord(NamedTuple):
     contents: tuple[str, ...] = ()
     steps: tuple[int, ...] = ()
     refused_steps: tuple[int, ...] = ()
+    track: Track = NO_TRACK
 
 
 class ErrorStreak(NamedTuple):

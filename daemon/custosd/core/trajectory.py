@@ -24,9 +24,11 @@ from custosd.core.constraints import (
     read_rules,
     scope_of,
 )
+from custosd.core.footprints import Footprint, Track, looked, refused, wrote
 from custosd.core.history import (
     CONTENTS_KEPT,
     KEY_CHARS,
+    PATH_CHARS,
     RETRY_STEPS,
     WINDOW_STEPS,
     Effect,
@@ -84,6 +86,9 @@ GOAL_CHARS = 1_000
 CLAIM_CHARS = 400
 VIOLATIONS_KEPT = 8
 SPEND_SAMPLES = 8
+CWD_CHARS = 400
+BRANCH_CHARS = 120
+_CUT_CHARS = PATH_CHARS // 2
 FILES_SHOWN = 24
 
 
@@ -150,6 +155,11 @@ class TrajectoryDigest:
     """`claim` says that the task is done, in words or by submitting."""
     spoke: bool = False
     """The agent spoke last, and may or may not have ended its turn with that."""
+    cwd: str = ""
+    """The folder that the agent said it works in; "" where it did not."""
+    branch: str = ""
+    footprints: tuple[Footprint, ...] = ()
+    """Where it changed files, by path as in `written`; the latest first."""
 
 
 @dataclass(slots=True)
@@ -203,6 +213,8 @@ class Trajectory:
     usage: Usage = Usage()
     spend: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
     last_step_utc: datetime | None = None
+    cwd: str = ""
+    branch: str = ""
 
     def advance(self, event: TranscriptEvent) -> None:
         """Fold one event in. Events of other threads are the caller's to keep apart."""
@@ -221,7 +233,10 @@ class Trajectory:
                 self._spend(event.usage)
             case Compacted():
                 self.compactions += 1
-            case Opened() | Unread():
+            case Opened():
+                self.cwd = printable(event.cwd)[:CWD_CHARS] or self.cwd
+                self.branch = printable(event.branch)[:BRANCH_CHARS] or self.branch
+            case Unread():
                 pass
             case _:
                 assert_never(event)
@@ -258,6 +273,13 @@ class Trajectory:
             written=tuple(path for path, r in touched if r.writes)[:FILES_SHOWN],
             usage=self.usage,
             last_step_utc=self.last_step_utc,
+            cwd=self.cwd,
+            branch=self.branch,
+            footprints=tuple(
+                _footprint(path, r.track, self.cwd)
+                for path, r in touched
+                if r.writes or r.track.refused_s
+            )[:FILES_SHOWN],
             progress_at=_known(self.progress_step),
             claims_done=self.claims_done,
             spoke=bool(self.spoke),
@@ -386,7 +408,12 @@ class Trajectory:
             record = self.files.get(path)
             ran = step.kind in CHECKS
             self.files.put(
-                path, record._replace(reads=record.reads + (not ran), runs=record.runs + ran)
+                path,
+                record._replace(
+                    reads=record.reads + (not ran),
+                    runs=record.runs + ran,
+                    track=record.track if failed else looked(record.track, _seconds(step)),
+                ),
             )
         self._test(step, number, failed=failed)
         self._fail(step, number, failed=failed)
@@ -575,7 +602,9 @@ def _written(
     if failed:
         return (
             record._replace(
-                refused=record.refused + 1, refused_steps=latest(record.refused_steps, number)
+                refused=record.refused + 1,
+                refused_steps=latest(record.refused_steps, number),
+                track=refused(record.track, _seconds(step)),
             ),
             False,
         )
@@ -597,6 +626,7 @@ def _written(
         written_step=record.written_step if returned else number,
         contents=(*(c for c in record.contents if c != content), content)[-CONTENTS_KEPT:],
         steps=latest(record.steps, number) if over else (number,) if first else record.steps,
+        track=wrote(record.track, edit, _seconds(step)),
     )
     return new, not returned
 
@@ -610,6 +640,43 @@ def _overlaps(record: FileRecord, edit: EditRange) -> bool:
     if not (edit.first_line and record.first_line):
         return False
     return edit.first_line <= record.last_line and record.first_line <= edit.last_line
+
+
+def _seconds(step: Step) -> int:
+    """When a step was done, in POSIX seconds; 0 where that is not told."""
+    at = step.ended_utc or step.started_utc
+    return int(at.timestamp()) if at else 0
+
+
+def _footprint(path: str, track: Track, cwd: str) -> Footprint:
+    return Footprint(
+        below(path, cwd),
+        track.spans,
+        track.whole,
+        track.replaced,
+        track.first_s,
+        track.last_s,
+        track.seen_s,
+        track.refused_s,
+    )
+
+
+def below(path: str, cwd: str) -> str:
+    """A tail of a path as seen from the folder `cwd`, where it lies below it.
+
+    Of a tail that was cut, what it shares with the end of the folder goes.
+    """
+    folder = cwd.replace("\\", "/").rstrip("/")
+    if folder and path.startswith(f"{folder}/"):
+        return path[len(folder) + 1 :]
+    if path.startswith("/") or len(path) < _CUT_CHARS:
+        return path
+    parts = folder.split("/")
+    for place in range(1, len(parts)):
+        head = "/".join(parts[place:]) + "/"
+        if path.startswith(head):
+            return path[len(head) :]
+    return path
 
 
 def _known(step: int) -> int | None:

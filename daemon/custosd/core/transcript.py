@@ -17,6 +17,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 EXCERPT_CHARS = 2_000
 """The longest excerpt kept of any text: its head and its tail, half each."""
@@ -91,11 +92,24 @@ class ErrorClass(StrEnum):
     OTHER = "other"
 
 
+class Change(NamedTuple):
+    """One place where lines were exchanged.
+
+    From line `at` on, `removed` lines are gone and `added` lines stand in their place.
+    """
+
+    at: int
+    removed: int
+    added: int
+
+
 @dataclass(frozen=True, slots=True)
 class EditRange:
     """Lines of a file that an edit wrote, 1-based and inclusive; 0..0 where unknown.
 
     `created`: the edit wrote the file anew as a whole. `digest` is of the new content.
+    `changes` are the places in it that really differ, from the top down, each in lines of
+    the file as it is when those above have been made; () where that is not told.
     """
 
     path: str
@@ -103,6 +117,7 @@ class EditRange:
     last_line: int = 0
     created: bool = False
     digest: str = ""
+    changes: tuple[Change, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

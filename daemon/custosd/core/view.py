@@ -18,6 +18,7 @@ from custosd.core.facts import (
     AgentForgotten,
     AgentSeen,
     ConcernResolved,
+    ConductorSwept,
     Entry,
     Escalated,
     Fact,
@@ -145,22 +146,28 @@ class FleetView:
     sweeps: int = 0
     version: int = 0
     hands: Hands = field(default_factory=Hands)
+    conducted: ConductorSwept | None = None
+    """How the fleet as a whole stood when the conductor looked last."""
 
     def after(self, entries: Iterable[Entry]) -> "FleetView":
         """The view that follows when these facts, in this order, have happened."""
         agents = dict(self.agents)
         sweep, sweep_utc, sweeps = self.last_sweep, self.last_sweep_utc, self.sweeps
+        conducted = self.conducted
         for_hands: list[tuple[datetime, Fact]] = []
         for entry in entries:
             if isinstance(entry.fact, SweepFinished):
                 sweep, sweep_utc, sweeps = entry.fact, entry.at_utc, sweeps + 1
+            elif isinstance(entry.fact, ConductorSwept):
+                conducted = entry.fact
             elif isinstance(entry.fact, _FOR_HANDS):
                 for_hands.append((entry.at_utc, entry.fact))
             else:
                 _apply(agents, entry)
         hands = self.hands.after(for_hands) if for_hands else self.hands
         version = self.version + 1
-        return FleetView(MappingProxyType(agents), sweep, sweep_utc, sweeps, version, hands)
+        table = MappingProxyType(agents)
+        return FleetView(table, sweep, sweep_utc, sweeps, version, hands, conducted)
 
 
 def _apply(agents: dict[AgentId, AgentView], entry: Entry) -> None:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from custosd.core.evidence import Condition
+from custosd.core.findings import FindingKind
 from custosd.core.money import BudgetLine, Rung
 from custosd.core.verdicts import Standing
 from custosd.core.view import FleetView
@@ -30,6 +31,17 @@ def fleet_gauges(view: FleetView) -> Iterator[Gauge]:
         )
     yield Gauge("concerns", "Concerns that a person is needed for.", len(view.hands.concerns))
     yield Gauge("sweeps", "Sweeps of the guardian.", view.sweeps, counts=True)
+    if (conducted := view.conducted) is not None:
+        if conducted.score is not None:
+            yield Gauge("coherence", "The fleet's coherence, 0 to 1.", conducted.score)
+        found = (
+            (FindingKind.DUPLICATE, conducted.duplicates),
+            (FindingKind.CONFLICT, conducted.conflicts),
+        )
+        for kind, count in found:
+            yield Gauge(
+                "findings", "What is open between agents, by kind.", count, {"kind": kind.value}
+            )
 
 
 def queue_gauges(waiting: Mapping[str, int], dropped: Mapping[str, int]) -> Iterator[Gauge]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Protocol
 
 import structlog
 import trio
@@ -11,7 +12,7 @@ from custosd.core.errors import StoreError
 from custosd.core.facts import Fact
 from custosd.flow.pulse import Pulse
 from custosd.flow.retry import FailedAttempt, retry
-from custosd.ports import ActionStore, RetentionLimits, Store
+from custosd.ports import RetentionLimits, Store
 from custosd.services.store_absence import STORE_RETRIES
 
 log = structlog.get_logger()
@@ -38,9 +39,17 @@ class RetentionTimes:
         )
 
 
+class Prunable(Protocol):
+    """What else is let go of once it was over for as long as acts are kept."""
+
+    async def prune(self, before_utc: datetime) -> int:
+        """Drop what was over before this time; how many rows that were."""
+        ...
+
+
 async def keep_retention(
     store: Store,
-    actions: ActionStore,
+    others: Sequence[Prunable],
     now_utc: Callable[[], datetime],
     times: RetentionTimes,
     forget: Callable[[datetime], Sequence[Fact]],
@@ -62,7 +71,7 @@ async def keep_retention(
         while True:
             limits = times.limits(now_utc())
             acts_utc = now_utc() - timedelta(seconds=times.acts_s)
-            if await _pruned(store, actions, now_utc(), limits, acts_utc, pulse):
+            if await _pruned(store, others, now_utc(), limits, acts_utc, pulse):
                 for fact in forget(limits.transcripts_utc):
                     await facts.send(fact)
                 pulse.beat()
@@ -80,7 +89,7 @@ async def _first_days(store: Store, now_utc: Callable[[], datetime], pulse: Puls
 
 async def _pruned(
     store: Store,
-    actions: ActionStore,
+    others: Sequence[Prunable],
     today_utc: datetime,
     limits: RetentionLimits,
     acts_utc: datetime,
@@ -92,7 +101,9 @@ async def _pruned(
         with pulse.waiting():
             await store.prepare_days(today_utc)
             pruned = await store.prune(limits)
-            acts = await actions.prune(acts_utc)
+            acts = 0
+            for other in others:
+                acts += await other.prune(acts_utc)
     except StoreError as error:
         log.warning("record.prune_failed", error=str(error))
         return False

@@ -13,6 +13,7 @@ from custosd.adapters.postgres.embedded import EmbeddedServer
 from custosd.core.agents import AgentState
 from custosd.core.beats import WaitKind
 from custosd.core.errors import StoreRefused
+from custosd.core.findings import FindingKind, Resolution
 from custosd.core.holds import HoldKind
 from custosd.core.restarts import Cause, RestartState, RestartStep, StepState
 from custosd.core.signals import Severity, SignalKind
@@ -50,6 +51,8 @@ WORDS: dict[str, type[StrEnum] | set[str]] = {
     "step_state": StepState,
     "wait_kind": WaitKind,
     "hold_kind": HoldKind,
+    "finding_kind": FindingKind,
+    "finding_resolution": Resolution,
     "task_state": {"blocked", "ready", "claimed", "succeeded", "failed", "cancelled"},
     "task_priority": {"critical", "high", "medium", "low"},
 }
@@ -69,8 +72,8 @@ async def test_the_schema_knows_the_programs_words_and_no_others(database: Datab
 
 # What is keyed by agent; everything else is not spread over shards.
 UNSHARDED = {
-    "daemons", "fleet_days", "holds", "leases", "metrics", "migrations", "tasks", "task_edges",
-    "tokens",
+    "claims", "daemons", "findings", "fleet_days", "holds", "leases", "metrics", "migrations",
+    "readings", "tasks", "task_edges", "tokens",
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from custosd.adapters.transcripts.fields import Record, count, rows, text
+from custosd.adapters.transcripts.patches import replacing
 from custosd.core.effects import outcome
 from custosd.core.transcript import EditRange, ErrorClass, Result, StepKind, digest_of
 
@@ -82,7 +83,16 @@ def _edits(verb: str, path: str, args: Record, observation: str) -> tuple[EditRa
         last = first + max(0, line_count(content) - 1)
     elif verb == "str_replace":
         first, last = snippet_range(observation, content)
-    return (EditRange(path, first, last, digest=digest_of(content) if content else ""),)
+    old = text(args.get("old_str")) if verb == "str_replace" else ""
+    return (
+        EditRange(
+            path,
+            first,
+            last,
+            digest=digest_of(content) if content else "",
+            changes=replacing(first, old, content),
+        ),
+    )
 
 
 def line_count(content: str) -> int:

@@ -12,7 +12,12 @@ from typing import Any
 from custosd.adapters.transcripts.calls import MAX_PATH_CHARS, whole_file
 from custosd.adapters.transcripts.fields import count, record, rows, text
 from custosd.core.commands import MAX_FILES
-from custosd.core.transcript import EditRange, digest_of
+from custosd.core.transcript import Change, EditRange, digest_of
+
+_JOINED_ROWS = 2
+"""Changes with so few rows between them are told as one."""
+
+_MOST_CHANGES = 16
 
 _HUNK = re.compile(r"@@ -\d{1,9}(?:,\d{1,9})? \+(\d{1,9})(?:,\d{1,9})? @@")
 _SECTION = re.compile(r"^\*\*\* (Add|Update|Delete) File: (.+)$", re.MULTILINE)
@@ -73,7 +78,9 @@ def _range(path: str, start: int, lines: Iterable[str]) -> EditRange | None:
     """From the first to the last line that a hunk wrote, or removed before."""
     at, first, last = start, 0, 0
     wrote: list[str] = []
+    changes = _Changes()
     for line in lines:
+        changes.row(at, line[:1])
         mark = line[:1]
         if mark == "+":
             wrote.append(line[1:])
@@ -84,4 +91,49 @@ def _range(path: str, start: int, lines: Iterable[str]) -> EditRange | None:
             at += 1
     if not first:
         return None
-    return EditRange(path, first, last, digest=digest_of("\n".join(wrote)))
+    digest = digest_of("\n".join(wrote))
+    return EditRange(path, first, last, digest=digest, changes=changes.found())
+
+
+def replacing(at: int, old: str, new: str) -> tuple[Change, ...]:
+    """The change that puts `new` at line `at` in the place of `old`; () for an unknown line.
+
+    Lines that both begin or end with are none of it: they are there to find the place.
+    """
+    if at < 1:
+        return ()
+    before, after = old.splitlines(), new.splitlines()
+    shortest = min(len(before), len(after))
+    same = next((i for i in range(shortest) if before[i] != after[i]), shortest)
+    left = shortest - same
+    tail = next((i for i in range(left) if before[-1 - i] != after[-1 - i]), left)
+    return (Change(at + same, len(before) - same - tail, len(after) - same - tail),)
+
+
+class _Changes:
+    """The runs of changed rows of one hunk; those that lie next to each other are one."""
+
+    def __init__(self) -> None:
+        self._found: list[Change] = []
+        self._same = 0
+
+    def row(self, at: int, mark: str) -> None:
+        if mark not in ("+", "-"):
+            self._same += mark != "\\"
+            return
+        apart = self._same > _JOINED_ROWS and len(self._found) < _MOST_CHANGES
+        if not self._found or apart:
+            self._found.append(Change(at, 0, 0))
+            self._same = 0
+        last = self._found.pop()
+        self._found.append(
+            Change(
+                last.at,
+                last.removed + self._same + (mark == "-"),
+                last.added + self._same + (mark == "+"),
+            )
+        )
+        self._same = 0
+
+    def found(self) -> tuple[Change, ...]:
+        return tuple(self._found)

@@ -1,0 +1,114 @@
+"""Where folders lie: the working copy and the repository, as git's own files tell.
+
+Laws: read-only, no git is run; a folder that is gone, or lies in no repository, is a place
+of its own, and so is one that was not looked up within `LOOK_S`. What was found stays known
+for `KEPT_S`. Folders belong to agents: only regular files are read, and none is waited for.
+"""
+
+import os
+import stat
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from custosd.core.pairs import Place
+from custosd.flow.cache import Cache
+from custosd.flow.threads import Threads
+from custosd.ports import Places
+
+KEPT_S = 300.0
+MOST_KEPT = 50_000
+LOOK_S = 5.0
+_THREADS = 8
+_LARGEST_FILE = 4_096
+_HEAD = "ref: refs/heads/"
+
+
+class LocalPlaces(Places):
+    """`ports.Places` of this machine; see `open_places`."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._threads = Threads(_THREADS)
+        self._known = Cache[str, Place](nursery, self._look, ttl_s=KEPT_S, most=MOST_KEPT)
+
+    async def place(self, folder: str, branch: str) -> Place:
+        """See the port."""
+        if not folder.startswith("/"):
+            return Place("", folder, "", branch)
+        known = Place("", folder)
+        with trio.move_on_after(LOOK_S):
+            known = await self._known.get(folder)
+        return known if known.branch else replace(known, branch=branch)
+
+    async def _look(self, folder: str) -> Place:
+        return await self._threads.run(partial(look, folder))
+
+
+@asynccontextmanager
+async def open_places() -> AsyncGenerator[LocalPlaces]:
+    """The places of this machine, looked up in threads of their own while the block runs."""
+    async with trio.open_nursery() as nursery:
+        yield LocalPlaces(nursery)
+        nursery.cancel_scope.cancel("closed")
+
+
+class ToldPlaces(Places):
+    """`ports.Places` that looks nowhere: a folder is a place of its own, or what is given."""
+
+    def __init__(self, known: dict[str, Place] | None = None) -> None:
+        self._known = known or {}
+
+    async def place(self, folder: str, branch: str) -> Place:
+        """See the port."""
+        await trio.lowlevel.checkpoint()
+        return self._known.get(folder, Place("", folder, "", branch))
+
+
+def look(folder: str) -> Place:
+    """The place of an absolute folder; blocks on the file system."""
+    here = Path(folder)
+    for copy in (here, *here.parents):
+        git = copy / ".git"
+        try:
+            if git.is_dir():
+                own = shared = git.resolve()
+            elif git.is_file():
+                own = _pointed_to(git)
+                shared = _shared_by(own)
+            else:
+                continue
+            inside = "" if copy == here else str(here.relative_to(copy))
+            return Place(str(shared), str(copy), inside, _branch(own))
+        except (OSError, ValueError):
+            break
+    return Place("", folder)
+
+
+def _pointed_to(git: Path) -> Path:
+    """The folder that a working tree's `.git` file names."""
+    named = _first_line(git).removeprefix("gitdir: ")
+    return (git.parent / named).resolve()
+
+
+def _shared_by(own: Path) -> Path:
+    """The repository of which a working tree's folder is a part; itself for a submodule."""
+    common = own / "commondir"
+    return (own / _first_line(common)).resolve() if common.is_file() else own
+
+
+def _branch(own: Path) -> str:
+    head = _first_line(own / "HEAD")
+    return head.removeprefix(_HEAD) if head.startswith(_HEAD) else ""
+
+
+def _first_line(path: Path) -> str:
+    # Opening what an agent put in a file's place (a pipe, say) could wait for ever.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(f"{path} is no regular file")
+        return file.read(_LARGEST_FILE).decode("utf-8", "replace").partition("\n")[0].strip()

@@ -1,0 +1,506 @@
+"""Looks at the fleet as a whole: how well it works together, and who is in whose way.
+
+    FleetView --> [ PairIndex ] --> suspicions --> PairJudge --> [ FindingBook ] --> store
+                                                                   └── FindingOpened, Escalated
+    verdicts  --> [ coherence ] ------------------------------------> ConductorSwept
+
+What is suspect, what a sweep makes of findings and what a reading comes to is decided in
+`custosd.core`; this module fetches, asks at most so many at once, stores and tells. Laws:
+
+1. Only agents that changed are compared, and a judge is asked once about equal content; of
+   many suspicions the weightiest first, at most `pairs` a sweep, and the rest is counted.
+2. What a judge could not say leaves a finding as it stood.
+3. Sweeps never overlap. Whoever asks for one while another is under way gets the next one,
+   together with everybody else who asked since that began.
+4. A finding is stored before it is told; where the store is away it is told all the same, and
+   stored with the next sweep. None is opened before it is known which ones are open already.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+
+import structlog
+import trio
+
+from custosd.core.agents import AgentId, AgentState
+from custosd.core.coherence import (
+    Coherence,
+    CoherenceRules,
+    FleetStatus,
+    Member,
+    alignment_of,
+    read_coherence,
+)
+from custosd.core.errors import JudgeError, StoreRefused
+from custosd.core.facts import (
+    ConcernResolved,
+    ConductorSwept,
+    Escalated,
+    Fact,
+    FindingOpened,
+    FindingResolved,
+)
+from custosd.core.findings import (
+    Changes,
+    Finding,
+    FindingBook,
+    FindingKind,
+    Key,
+    Sighting,
+    superfluous,
+)
+from custosd.core.pairs import PairIndex, Place, Suspicion, Work, content_of
+from custosd.core.trajectory import Activity, TrajectoryDigest
+from custosd.core.verdicts import Standing
+from custosd.core.view import AgentView, FleetView
+from custosd.flow.bounded import for_each
+from custosd.flow.monitor import Kind, operation
+from custosd.flow.pulse import Pulse
+from custosd.flow.schedule import Firing, Schedule
+from custosd.flow.triggers import interval
+from custosd.ports import CoordinationStore, PairAnswer, PairJudge, PairQuestion, Places
+from custosd.services.store_absence import StoreAbsence, past_conflicts
+
+log = structlog.get_logger()
+
+FLEET_CONCERN = "coherence:fleet"
+ANSWERS_KEPT = 8_192
+READINGS_LOOKED_AT = 12
+_AT_ONCE = 64
+_PLACES_AT_ONCE = 8
+_MOST_ATTEMPTS = 5
+_FEWEST = 2
+_GONE = frozenset({AgentState.TERMINATED, AgentState.FAILED})
+_CONCERN_KINDS = {
+    FindingKind.DUPLICATE: "duplicate_work",
+    FindingKind.CONFLICT: "conflicting_work",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ConductorSetup:
+    """How much at once, how long, and what counts; seconds and counts."""
+
+    rules: CoherenceRules = field(default_factory=CoherenceRules)
+    interval_s: float = 300.0
+    fresh_s: float = 600.0
+    quiet_s: float = 3_600.0
+    pairs: int = 50
+    judge_concurrency: int = 5
+    judge_timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class ConductorPorts:
+    """What a conductor works with."""
+
+    store: CoordinationStore
+    judge: PairJudge
+    places: Places
+    now_utc: Callable[[], datetime]
+
+
+@dataclass(slots=True)
+class _Sweep:
+    """What one sweep comes to, bit by bit."""
+
+    sightings: list[Sighting] = field(default_factory=list[Sighting])
+    undecided: set[Key] = field(default_factory=set[Key])
+    apart: set[Key] = field(default_factory=set[Key])
+    suspicions: int = 0
+    asked: int = 0
+    failed: int = 0
+    waiting: int = 0
+
+
+@dataclass(slots=True)
+class Conductor:
+    """The conductor's memory, and one sweep as a method; `conduct_fleet` runs it."""
+
+    ports: ConductorPorts
+    setup: ConductorSetup
+    view: Callable[[], FleetView]
+    facts: trio.MemorySendChannel[Fact]
+    pulse: Pulse
+    book: FindingBook = field(default_factory=FindingBook)
+    reading: Coherence | None = None
+    recalled: bool = False
+    _index: PairIndex = field(default_factory=PairIndex)
+    _answers: OrderedDict[str, PairAnswer] = field(default_factory=OrderedDict[str, PairAnswer])
+    _scores: deque[float] = field(default_factory=lambda: deque(maxlen=READINGS_LOOKED_AT))
+    _unsaved: dict[str, Finding] = field(default_factory=dict[str, Finding])
+    _turn: trio.Lock = field(default_factory=trio.Lock)
+    _last: tuple[float, ConductorSwept] | None = None
+    _alarmed: bool = False
+    _absence: StoreAbsence = field(default_factory=lambda: StoreAbsence("conductor"))
+
+    async def sweep(self) -> ConductorSwept:
+        """Look at the fleet now, or with those who asked while another sweep was under way.
+
+        Raises nothing of its own; a judge that fails otherwise than with a `JudgeError` is a
+        defect, and propagates.
+        """
+        asked_at = trio.current_time()
+        async with self._turn:
+            if self._last is not None and self._last[0] > asked_at:
+                return self._last[1]
+            began_at = trio.current_time()
+            async with operation(Kind.BATCH, "fleet", began_at - asked_at):
+                swept = await self._swept(self.view(), began_at)
+            self._last = began_at, swept
+        return swept
+
+    async def _swept(self, view: FleetView, began_at: float) -> ConductorSwept:
+        await self._recall()
+        now_utc = self.ports.now_utc()
+        at_work = {
+            agent.ref.agent: agent for agent in view.agents.values() if self._works(agent, now_utc)
+        }
+        await self._note(at_work)
+        sweep = await self._judged()
+        changes = Changes()
+        if self.recalled:
+            changes = self.book.after(
+                sweep.sightings, at_work.keys(), sweep.undecided, now_utc, sweep.apart
+            )
+            self.book.keep(changes)
+        before = self.reading.status if self.reading else None
+        reading = self.reading = self._read(at_work, now_utc)
+        if reading.score is not None:
+            self._scores.append(reading.score)
+        await self._save(now_utc, reading, changes)
+        kinds = [finding.sighting.kind for finding in self.book.open.values()]
+        swept = ConductorSwept(
+            reading.status,
+            before,
+            None if reading.score is None else round(reading.score, 4),
+            round(reading.coverage, 4),
+            reading.trend,
+            reading.agents,
+            kinds.count(FindingKind.DUPLICATE),
+            kinds.count(FindingKind.CONFLICT),
+            len(changes.opened),
+            len(changes.resolved),
+            sweep.suspicions,
+            sweep.asked,
+            sweep.failed,
+            sweep.waiting,
+            trio.current_time() - began_at,
+        )
+        await self._tell(changes, swept)
+        return swept
+
+    # --- who is at work, and at what --------------------------------------------------------
+
+    def _works(self, agent: AgentView, now_utc: datetime) -> bool:
+        digest = agent.digest
+        if digest is None or digest.end is not None or digest.activity is Activity.ENDED:
+            return False
+        if agent.state in _GONE:
+            return False
+        grown_utc = agent.grown_utc or agent.seen_utc
+        return (now_utc - grown_utc).total_seconds() <= self.setup.quiet_s
+
+    async def _note(self, at_work: dict[AgentId, AgentView]) -> None:
+        """Bring the index up to date: what did not change costs one look."""
+        for gone in [agent for agent in self._index if agent not in at_work]:
+            self._index.forget(gone)
+        changed = [
+            (agent, agent.digest)
+            for name, agent in at_work.items()
+            if agent.digest is not None and self._index.version(name) != _version(agent)
+        ]
+        found = await self._places({(digest.cwd, digest.branch) for _, digest in changed})
+        for number, (agent, digest) in enumerate(changed, 1):
+            self._index.note(
+                Work(
+                    agent.ref.agent,
+                    _version(agent),
+                    digest.goal,
+                    agent.parent,
+                    found[digest.cwd, digest.branch],
+                    digest.footprints,
+                    digest.focus,
+                )
+            )
+            if number % _AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+        while self._index.settle(_AT_ONCE):
+            await trio.lowlevel.checkpoint()
+
+    async def _places(self, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], Place]:
+        found: dict[tuple[str, str], Place] = {}
+
+        async def find(where: tuple[str, str]) -> None:
+            found[where] = await self.ports.places.place(*where)
+
+        if wanted:
+            async with operation(Kind.FILE, "places") as looking:
+                looking.used("folders", len(wanted))
+                await for_each(wanted, find, limit=_PLACES_AT_ONCE)
+        return found
+
+    # --- what is suspect, and what a judge says ---------------------------------------------
+
+    async def _judged(self) -> _Sweep:
+        sweep = _Sweep()
+        suspicions = self._index.suspicions()
+        sweep.suspicions = len(suspicions)
+        to_ask: list[PairQuestion] = []
+        for number, suspicion in enumerate(suspicions, 1):
+            question = self._question(suspicion)
+            known = self._answers.get(question.input_hash)
+            if known is not None:
+                self._answers.move_to_end(question.input_hash)
+                _take(sweep, suspicion, known)
+            else:
+                to_ask.append(question)
+            if number % _AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+        asking, waiting = to_ask[: self.setup.pairs], to_ask[self.setup.pairs :]
+        sweep.asked, sweep.waiting = len(asking), len(waiting)
+        sweep.undecided.update(question.suspicion.key for question in waiting)
+        waits_at = trio.current_time()
+
+        async def ask(question: PairQuestion) -> None:
+            await self._ask(question, trio.current_time() - waits_at, sweep)
+
+        await for_each(asking, ask, limit=self.setup.judge_concurrency)
+        # In the order of weight, whoever answered first.
+        sweep.sightings.sort(key=lambda sighting: (-sighting.confidence, sighting.key))
+        return sweep
+
+    def _question(self, suspicion: Suspicion) -> PairQuestion:
+        one, other = self._index.work(suspicion.one), self._index.work(suspicion.other)
+        assert one is not None  # noqa: S101 - the index suspects only whom it knows
+        assert other is not None  # noqa: S101 - the index suspects only whom it knows
+        content = content_of(suspicion, {one.agent: one, other.agent: other})
+        return PairQuestion(suspicion, one, other, content)
+
+    async def _ask(self, question: PairQuestion, queued_s: float, sweep: _Sweep) -> None:
+        suspicion = question.suspicion
+        try:
+            async with operation(Kind.NETWORK, "pair", queued_s):
+                answer = await self._answer(question)
+        except JudgeError as error:
+            log.info("pair.unjudged", kind=suspicion.kind, reason=error.reason)
+            sweep.failed += 1
+            sweep.undecided.add(suspicion.key)
+            return
+        finally:
+            self.pulse.beat()
+        self._answers[question.input_hash] = answer
+        if len(self._answers) > ANSWERS_KEPT:
+            self._answers.popitem(last=False)
+        _take(sweep, suspicion, answer)
+
+    async def _answer(self, question: PairQuestion) -> PairAnswer:
+        with trio.move_on_after(self.setup.judge_timeout_s):
+            return await self.ports.judge.compare(question)
+        # Not left to be a cancellation: a judge that is too slow has failed.
+        raise JudgeError("timeout", f"no answer within {self.setup.judge_timeout_s:g} s")
+
+    # --- how the fleet stands ---------------------------------------------------------------
+
+    def _read(self, at_work: dict[AgentId, AgentView], now_utc: datetime) -> Coherence:
+        def merit(agent: AgentId) -> float:
+            view = at_work.get(agent)
+            return _merit(view.digest) if view and view.digest else 0.0
+
+        findings = list(self.book.open.values())
+        twice = superfluous(findings, merit)
+        fresh = timedelta(seconds=self.setup.fresh_s)
+        members = [
+            _member(view, twice.get(agent), now_utc - fresh)
+            for agent, view in sorted(at_work.items())
+        ]
+        conflicts = [
+            (finding.sighting.one, finding.sighting.other)
+            for finding in findings
+            if finding.sighting.kind is FindingKind.CONFLICT
+        ]
+        held = self.reading.status if self.reading else None
+        return read_coherence(members, conflicts, self.setup.rules, held, tuple(self._scores))
+
+    # --- what is kept, and who is told ------------------------------------------------------
+
+    async def _recall(self) -> None:
+        """Take up what was stored, once the store is there."""
+        if self.recalled:
+            return
+        with self._absence.told(len(self._unsaved)):
+            findings = await self.ports.store.findings(self.ports.now_utc())
+            readings = await self.ports.store.readings(READINGS_LOOKED_AT)
+            self.recalled = True
+        if not self.recalled:
+            return
+        self.book.recall(findings)
+        self._scores.extendleft(r.score for _, r in readings if r.score is not None)
+        if self.reading is None and readings:
+            self.reading = readings[0][1]
+        for finding in self.book.open.values():
+            await self._escalate(finding)
+
+    async def _save(self, now_utc: datetime, reading: Coherence, changes: Changes) -> None:
+        self._unsaved.update({finding.id: finding for finding in changes.all})
+        store, findings = self.ports.store, tuple(self._unsaved.values())
+        with self._absence.told(len(findings)):
+            try:
+                save = partial(store.save_sweep, now_utc, reading, findings)
+                await past_conflicts(save, _MOST_ATTEMPTS)
+            except StoreRefused as error:
+                log.error("findings.refused", count=len(findings), error=str(error))
+            self._unsaved.clear()
+
+    async def _tell(self, changes: Changes, swept: ConductorSwept) -> None:
+        for finding in changes.opened:
+            sighting = finding.sighting
+            log.info(
+                "finding.opened",
+                finding=finding.id,
+                kind=sighting.kind,
+                agents=[sighting.one, sighting.other],
+                confidence=sighting.confidence,
+                likeness=sighting.likeness,
+                files=len(sighting.paths),
+            )
+            pair = (sighting.one, sighting.other)
+            await self.facts.send(FindingOpened(finding.id, sighting.kind, pair))
+            await self._escalate(finding)
+        for finding in changes.resolved:
+            sighting, why = finding.sighting, finding.resolution
+            assert why is not None  # noqa: S101 - it is resolved
+            log.info("finding.resolved", finding=finding.id, kind=sighting.kind, resolution=why)
+            pair = (sighting.one, sighting.other)
+            await self.facts.send(FindingResolved(finding.id, sighting.kind, pair, why))
+            await self.facts.send(ConcernResolved(finding.concern, why.value))
+        await self._tell_alarm(swept)
+        log.info(
+            "fleet.swept",
+            status=swept.status,
+            before=swept.before,
+            score=swept.score,
+            coverage=swept.coverage,
+            trend=swept.trend,
+            agents=swept.agents,
+            duplicates=swept.duplicates,
+            conflicts=swept.conflicts,
+            opened=swept.opened,
+            resolved=swept.resolved,
+            suspicions=swept.suspicions,
+            asked=swept.asked,
+            failed=swept.failed,
+            waiting=swept.waiting,
+            duration_s=round(swept.duration_s, 4),
+        )
+        await self.facts.send(swept)
+
+    async def _tell_alarm(self, swept: ConductorSwept) -> None:
+        """A fleet (of two at least) in a critical state is a person's concern until it is not."""
+        critical = swept.status is FleetStatus.CRITICAL and swept.agents >= _FEWEST
+        if critical and not self._alarmed:
+            reason = f"coherence {swept.score or 0.0:.2f} of {swept.agents} agents"
+            await self.facts.send(Escalated(FLEET_CONCERN, "fleet_critical", None, reason))
+        elif self._alarmed and not critical and swept.status is not FleetStatus.UNKNOWN:
+            await self.facts.send(ConcernResolved(FLEET_CONCERN, swept.status.value))
+        else:
+            return
+        self._alarmed = critical
+
+    async def _escalate(self, finding: Finding) -> None:
+        sighting = finding.sighting
+        kind = _CONCERN_KINDS[sighting.kind]
+        reason = f"with {sighting.other}"
+        await self.facts.send(Escalated(finding.concern, kind, sighting.one, reason))
+
+
+def _version(agent: AgentView) -> str:
+    digest = agent.digest
+    return f"{agent.ref.run}|{digest.fingerprint}" if digest else ""
+
+
+def _take(sweep: _Sweep, suspicion: Suspicion, answer: PairAnswer) -> None:
+    judgement = answer.judgement
+    if judgement.holds is None:
+        return
+    if not judgement.holds:
+        sweep.apart.add(suspicion.key)
+        return
+    met = suspicion.clash
+    sweep.sightings.append(
+        Sighting(
+            suspicion.kind,
+            suspicion.one,
+            suspicion.other,
+            suspicion.likeness,
+            judgement.confidence,
+            suspicion.paths,
+            met.first_line if met else 0,
+            met.last_line if met else 0,
+            answer.judge,
+            judgement.summary,
+        )
+    )
+
+
+def _merit(digest: TrajectoryDigest) -> float:
+    """How much an agent has to show: what it passed, then what it wrote, then what it did."""
+    passed = digest.tests_passed_at is not None
+    return passed * 1e6 + min(digest.edits, 999) * 1e3 + min(digest.steps, 999)
+
+
+def _member(agent: AgentView, instead: AgentId | None, since_utc: datetime) -> Member:
+    """What counts of an agent: its last verdict, while it is fresh or nothing happened since."""
+    verdict, digest = agent.verdict, agent.digest
+    name = agent.ref.agent
+    if verdict is None or digest is None:
+        return Member(name, duplicates=instead)
+    if verdict.at_utc < since_utc and verdict.steps < digest.steps:
+        return Member(name, duplicates=instead)
+    judgement = verdict.judgement
+    reason = judgement.steering_reason
+    return Member(
+        name,
+        alignment_of(judgement.alignment, judgement.standing),
+        judgement.alignment is not None,
+        judgement.needs_steering,
+        judgement.standing,
+        reason.value if reason else "",
+        instead if instead or judgement.standing is not Standing.DUPLICATING else None,
+    )
+
+
+async def conduct_fleet(
+    conductor: Conductor,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Sweep now and every interval; never returns unless cancelled. Closes the facts.
+
+    Started: when the first sweep is done. The times of sweeps do not drift, and one that is
+    late stands for all that were missed. A defect of a judge propagates.
+    """
+    async with conductor.facts:
+        interval_s = conductor.setup.interval_s
+        first_utc = conductor.ports.now_utc() + timedelta(seconds=interval_s)
+        await conductor.sweep()
+        conductor.pulse.beat()
+        task_status.started()
+        schedule, due = Schedule(conductor.ports.now_utc), trio.Event()
+
+        async def fire(_firing: Firing) -> None:
+            due.set()
+            await trio.lowlevel.checkpoint()
+
+        schedule.add("conductor", interval(interval_s, first_utc), fire)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(schedule.run)
+            while True:
+                with conductor.pulse.waiting():
+                    await due.wait()
+                due = trio.Event()
+                await conductor.sweep()
+                conductor.pulse.beat()

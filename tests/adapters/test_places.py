@@ -1,0 +1,66 @@
+"""Where a folder lies is read from git's own files."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from custosd.adapters.places import look, open_places
+from custosd.core.pairs import Place
+
+
+def git(folder: Path, *args: str) -> None:
+    who = ("-c", "user.name=a", "-c", "user.email=a@example.com")
+    subprocess.run(("git", *who, *args), cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    folder = tmp_path / "one"
+    (folder / "src").mkdir(parents=True)
+    (folder / "src" / "a.py").write_text("1\n")
+    git(folder, "init", "-q", "-b", "main")
+    git(folder, "add", ".")
+    git(folder, "commit", "-qm", "begin")
+    return folder
+
+
+def test_a_folder_below_a_copy_lies_in_it(repository: Path) -> None:
+    shared = str((repository / ".git").resolve())
+    assert look(str(repository)) == Place(shared, str(repository), "", "main")
+    assert look(str(repository / "src")) == Place(shared, str(repository), "src", "main")
+
+
+def test_a_working_tree_is_another_copy_of_the_same_repository(repository: Path) -> None:
+    tree = repository.parent / "two"
+    git(repository, "worktree", "add", "-q", "-b", "other", str(tree))
+    found = look(str(tree / "src"))
+    assert found == Place(str((repository / ".git").resolve()), str(tree), "src", "other")
+
+
+def test_what_is_gone_or_in_no_repository_is_a_place_of_its_own(tmp_path: Path) -> None:
+    for folder in (tmp_path / "gone" / "away", tmp_path):
+        assert look(str(folder)) == Place("", str(folder))
+
+
+async def test_what_an_agent_says_of_its_branch_counts_where_git_says_nothing(
+    tmp_path: Path, repository: Path
+) -> None:
+    async with open_places() as places:
+        assert (await places.place(str(tmp_path), "told")).branch == "told"
+        assert (await places.place(str(repository), "told")).branch == "main"
+        assert await places.place("relative", "told") == Place("", "relative", "", "told")
+
+
+def test_a_pipe_in_the_place_of_gits_file_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    os.mkfifo(tmp_path / ".git" / "HEAD")
+    assert look(str(tmp_path)) == Place("", str(tmp_path))
+
+
+async def test_what_was_found_stays_known_for_a_while(repository: Path) -> None:
+    async with open_places() as places:
+        before = await places.place(str(repository), "")
+        git(repository, "checkout", "-q", "-b", "other")
+        assert await places.place(str(repository), "") == before

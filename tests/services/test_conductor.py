@@ -1,0 +1,393 @@
+"""The conductor finds who is in whose way once, says so, and lets go of it when it is over."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from itertools import pairwise
+from types import MappingProxyType
+
+import pytest
+import trio
+import trio.testing
+from structlog.testing import capture_logs
+
+from custosd.adapters.judges.pair_rules import RulesPairJudge
+from custosd.adapters.judges.pair_scripted import ScriptedPairJudge
+from custosd.adapters.memory_coordination import MemoryCoordination
+from custosd.adapters.places import ToldPlaces
+from custosd.core.agents import AgentId, AgentRef, RunId
+from custosd.core.coherence import Coherence, FleetStatus
+from custosd.core.errors import JudgeError, StoreConflict, StoreUnavailable
+from custosd.core.facts import (
+    ConcernResolved,
+    ConductorSwept,
+    Escalated,
+    Fact,
+    FindingOpened,
+    FindingResolved,
+)
+from custosd.core.findings import Finding, FindingKind, Resolution
+from custosd.core.footprints import Footprint, Span
+from custosd.core.pairs import PairJudgement, Place
+from custosd.core.trajectory import Trajectory
+from custosd.core.transcript import Asked
+from custosd.core.verdicts import JudgedBy, Judgement, Standing, Verdict
+from custosd.core.view import AgentView, FleetView
+from custosd.flow.pulse import Pulse
+from custosd.ports import PairJudge, PairQuestion
+from custosd.services.conductor import Conductor, ConductorPorts, ConductorSetup, conduct_fleet
+
+REPOSITORY = "/repos/one/.git"
+GOALS = {
+    "ada": "Rewrite the zebra importer so that broken rows are skipped",
+    "bob": "Draw the login page of the shop anew",
+    "cyd": "Measure the cache of the quota service",
+}
+
+
+def marked(path: str, start: int = 10) -> Footprint:
+    return Footprint(path, (Span(start, 3, 3),), False, False, 0, 0, 0)  # noqa: FBT003 - as in the fold
+
+
+@dataclass
+class Stage:
+    """A conductor with its fakes, and a fleet that a test puts together."""
+
+    now_utc: Callable[[], datetime]
+    judge: PairJudge = field(default_factory=RulesPairJudge)
+    store: MemoryCoordination = field(default_factory=MemoryCoordination)
+    setup: ConductorSetup = field(default_factory=ConductorSetup)
+    view: FleetView = field(default_factory=FleetView)
+
+    def __post_init__(self) -> None:
+        self.facts_in, self.facts = trio.open_memory_channel[Fact](1_000)
+        self.conductor = self.made()
+
+    def made(self) -> Conductor:
+        places = ToldPlaces({f"/w/{name}": Place(REPOSITORY, f"/w/{name}") for name in "abcdefgh"})
+        ports = ConductorPorts(self.store, self.judge, places, self.now_utc)
+        pulse = Pulse("conductor", trio.current_time())
+        return Conductor(ports, self.setup, lambda: self.view, self.facts_in.clone(), pulse)
+
+    def put(
+        self,
+        name: str,
+        *marks: Footprint,
+        goal: str = "",
+        copy: str = "",
+        standing: Standing = Standing.PROGRESSING,
+        alignment: float | None = None,
+    ) -> None:
+        """An agent at work; its working copy is its own."""
+        fold = Trajectory()
+        fold.advance(Asked("", goal or GOALS.get(name, name)))
+        digest = replace(
+            fold.digest(),
+            cwd=f"/w/{copy or name[0]}",
+            footprints=marks,
+            fingerprint=f"{goal}{marks}",
+        )
+        ref, now = AgentRef(AgentId(name), RunId("1")), self.now_utc()
+        judgement = Judgement(
+            standing,
+            alignment=alignment,
+            unknown_reason="x" if standing is Standing.UNKNOWN else "",
+        )
+        verdict = Verdict(f"v-{name}", ref, now, 0, judgement, (), JudgedBy("rules"))
+        view = AgentView(ref, "f", "p", "", now, digest=digest, grown_utc=now, verdict=verdict)
+        self._agents({**self.view.agents, ref.agent: view})
+
+    def drop(self, name: str) -> None:
+        self._agents({n: view for n, view in self.view.agents.items() if n != name})
+
+    def _agents(self, agents: Iterable[AgentId] | dict[AgentId, AgentView]) -> None:
+        assert isinstance(agents, dict)
+        self.view = replace(self.view, agents=MappingProxyType(agents))
+
+    def told(self) -> list[Fact]:
+        found: list[Fact] = []
+        while self.facts.statistics().current_buffer_used:
+            found.append(self.facts.receive_nowait())
+        return found
+
+
+@pytest.fixture
+async def stage(autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]) -> Stage:
+    return Stage(now_utc)
+
+
+def of(facts: list[Fact], kind: type[Fact]) -> list[Fact]:
+    return [fact for fact in facts if isinstance(fact, kind)]
+
+
+async def test_a_conflict_is_opened_once_and_a_person_is_asked(
+    autojump_clock: trio.testing.MockClock, stage: Stage
+) -> None:
+    stage.put("ada", marked("src/a.py"))
+    stage.put("bob", marked("src/a.py", 12))
+    for _ in range(3):
+        await stage.conductor.sweep()
+    told = stage.told()
+    (opened,) = of(told, FindingOpened)
+    assert isinstance(opened, FindingOpened)
+    assert opened.kind is FindingKind.CONFLICT
+    assert opened.agents == ("ada", "bob")
+    (raised,) = of(told, Escalated)
+    assert isinstance(raised, Escalated)
+    assert raised.concern == f"finding:{opened.finding}"
+    (stored,) = await stage.store.findings(stage.now_utc())
+    assert stored.sightings == 3
+    assert stored.sighting.paths == ("src/a.py",)
+
+
+async def test_the_same_work_is_a_duplicate_and_the_one_with_less_to_show_is_named(
+    autojump_clock: trio.testing.MockClock, stage: Stage
+) -> None:
+    stage.put("ada", goal=GOALS["ada"])
+    stage.put("bob", marked("src/zebra.py"), goal=GOALS["ada"] + " please")
+    stage.put("cyd")
+    swept = await stage.conductor.sweep()
+    assert swept.duplicates == 1
+    reading = stage.conductor.reading
+    assert reading is not None
+    (advice,) = reading.recommendations
+    assert advice.reason == "same_work"
+    assert set(advice.agents) == {"ada", "bob"}
+
+
+async def test_agents_far_apart_are_left_alone(
+    autojump_clock: trio.testing.MockClock, stage: Stage
+) -> None:
+    stage.put("ada", marked("src/a.py"))
+    stage.put("bob", marked("src/a.py", 50))
+    stage.put("cyd", marked("src/b.py"))
+    swept = await stage.conductor.sweep()
+    assert (swept.duplicates, swept.conflicts) == (0, 0)
+    assert of(stage.told(), FindingOpened) == []
+
+
+async def test_a_finding_is_over_when_an_agent_is_gone(
+    autojump_clock: trio.testing.MockClock, stage: Stage
+) -> None:
+    stage.put("ada", marked("src/a.py"))
+    stage.put("bob", marked("src/a.py"))
+    await stage.conductor.sweep()
+    stage.drop("bob")
+    swept = await stage.conductor.sweep()
+    assert swept.resolved == 1
+    told = stage.told()
+    (over,) = of(told, FindingResolved)
+    assert isinstance(over, FindingResolved)
+    assert over.resolution is Resolution.AGENT_GONE
+    assert len(of(told, ConcernResolved)) == 1
+    assert await stage.store.findings(stage.now_utc() + timedelta(days=1)) == ()
+
+
+async def test_what_a_judge_cannot_say_neither_opens_nor_closes(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    replies: list[PairJudgement | JudgeError] = [
+        JudgeError("overloaded"),
+        PairJudgement(True, 0.8),  # noqa: FBT003 - the answer
+        JudgeError("overloaded"),
+        JudgeError("overloaded"),
+        JudgeError("overloaded"),
+    ]
+    stage = Stage(now_utc, ScriptedPairJudge(lambda _: replies.pop(0)))
+    open_now = []
+    for number in range(5):
+        stage.put("ada", marked("src/a.py"), goal=f"{GOALS['ada']} {number}")
+        stage.put("bob", marked("src/a.py"))
+        swept = await stage.conductor.sweep()
+        open_now.append((swept.conflicts, swept.failed))
+    assert open_now == [(0, 1), (1, 0), (1, 1), (1, 1), (1, 1)]
+
+
+async def test_equal_content_is_asked_about_once_and_the_weightiest_first(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    judge = ScriptedPairJudge(lambda _: PairJudgement(None))
+    stage = Stage(now_utc, judge, setup=ConductorSetup(pairs=1))
+    stage.put("ada", marked("src/a.py"))
+    stage.put("bob", marked("src/a.py"))
+    stage.put("cyd", marked("src/c.py"), marked("src/d.py"))
+    stage.put("dan", marked("src/c.py"), marked("src/d.py"), goal="Quite another thing to do now")
+    waiting = [(await stage.conductor.sweep()).waiting for _ in range(3)]
+    assert waiting == [1, 0, 0]
+    asked = [(q.suspicion.one, q.suspicion.other) for q in judge.asked]
+    assert asked == [("cyd", "dan"), ("ada", "bob")]
+
+
+async def test_a_judge_that_hangs_holds_a_sweep_for_its_time_only(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    stage = Stage(now_utc, ScriptedPairJudge(lambda _: None))
+    stage.put("ada", marked("src/a.py"))
+    stage.put("bob", marked("src/a.py"))
+    with capture_logs() as logs:
+        swept = await stage.conductor.sweep()
+    assert swept.failed == 1
+    assert swept.duration_s == pytest.approx(60.0)
+    assert [line["reason"] for line in logs if line["event"] == "pair.unjudged"] == ["timeout"]
+
+
+async def test_findings_survive_a_restart_of_ours(
+    autojump_clock: trio.testing.MockClock, stage: Stage
+) -> None:
+    stage.put("ada", marked("src/a.py"))
+    stage.put("bob", marked("src/a.py"))
+    await stage.conductor.sweep()
+    before = await stage.store.findings(stage.now_utc())
+    stage.told()
+    stage.conductor = stage.made()
+    await stage.conductor.sweep()
+    told = stage.told()
+    assert of(told, FindingOpened) == []
+    assert len(of(told, Escalated)) == 1
+    (after,) = await stage.store.findings(stage.now_utc())
+    assert after.id == before[0].id
+    assert after.first_seen_utc == before[0].first_seen_utc
+    assert after.sightings == 2
+
+
+async def test_a_store_that_is_away_holds_up_nothing_and_gets_it_later(
+    autojump_clock: trio.testing.MockClock, stage: Stage
+) -> None:
+    await stage.conductor.sweep()
+    stage.store.fail_with(StoreUnavailable("gone"))
+    stage.put("ada", marked("src/a.py"))
+    stage.put("bob", marked("src/a.py"))
+    with capture_logs() as logs:
+        assert (await stage.conductor.sweep()).conflicts == 1
+        assert (await stage.conductor.sweep()).conflicts == 1
+        stage.store.fail_with(None)
+        await stage.conductor.sweep()
+    (stored,) = await stage.store.findings(stage.now_utc())
+    assert stored.sightings == 3
+    events = [line["event"] for line in logs if line["event"].startswith("store.")]
+    assert events == ["store.lost", "store.returned"]
+
+
+class Contended(MemoryCoordination):
+    """Somebody else's transaction is in the way of every other sweep's first attempt."""
+
+    attempts = 0
+
+    async def save_sweep(
+        self, at_utc: datetime, coherence: Coherence, findings: Sequence[Finding]
+    ) -> None:
+        self.attempts += 1
+        if self.attempts % 2:
+            raise StoreConflict("another transaction was in the way")
+        await super().save_sweep(at_utc, coherence, findings)
+
+
+async def test_what_another_transaction_was_in_the_way_of_is_stored_at_once_and_is_no_absence(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    stage = Stage(now_utc, store=Contended())
+    stage.put("ada", marked("src/a.py"))
+    stage.put("bob", marked("src/a.py"))
+    with capture_logs() as logs:
+        await stage.conductor.sweep()
+    assert len(await stage.store.findings(stage.now_utc())) == 1
+    assert [line for line in logs if line["event"] == "store.lost"] == []
+
+
+async def test_nothing_is_opened_before_it_is_known_what_is_open(
+    autojump_clock: trio.testing.MockClock, stage: Stage
+) -> None:
+    stage.store.fail_with(StoreUnavailable("gone"))
+    stage.put("ada", marked("src/a.py"))
+    stage.put("bob", marked("src/a.py"))
+    assert (await stage.conductor.sweep()).opened == 0
+    stage.store.fail_with(None)
+    assert (await stage.conductor.sweep()).opened == 1
+
+
+async def test_below_half_coverage_the_status_is_unknown(
+    autojump_clock: trio.testing.MockClock, stage: Stage
+) -> None:
+    stage.put("ada")
+    stage.put("bob", standing=Standing.UNKNOWN)
+    stage.put("cyd", standing=Standing.UNKNOWN)
+    swept = await stage.conductor.sweep()
+    assert swept.status is FleetStatus.UNKNOWN
+    assert swept.coverage == pytest.approx(1 / 3, abs=1e-3)
+    stage.put("bob")
+    assert (await stage.conductor.sweep()).status is FleetStatus.OPTIMAL
+
+
+async def test_an_old_verdict_counts_while_its_agent_does_nothing(
+    autojump_clock: trio.testing.MockClock, stage: Stage
+) -> None:
+    stage.put("ada")
+    await trio.sleep(1_800)
+    assert (await stage.conductor.sweep()).coverage == 1.0
+    view = stage.view.agents[AgentId("ada")]
+    assert view.digest is not None
+    stage._agents({AgentId("ada"): replace(view, digest=replace(view.digest, steps=7))})
+    assert (await stage.conductor.sweep()).coverage == 0.0
+
+
+async def test_a_critical_fleet_is_a_persons_concern_until_it_is_not(
+    autojump_clock: trio.testing.MockClock, stage: Stage
+) -> None:
+    stage.put("ada", alignment=0.1)
+    stage.put("bob", alignment=0.1)
+    assert (await stage.conductor.sweep()).status is FleetStatus.CRITICAL
+    await stage.conductor.sweep()
+    stage.put("ada", alignment=0.9)
+    stage.put("bob", alignment=0.9)
+    await stage.conductor.sweep()
+    told = stage.told()
+    assert len(of(told, Escalated)) == len(of(told, ConcernResolved)) == 1
+
+
+async def test_whoever_asks_during_a_sweep_shares_the_next_one(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    judge = ScriptedPairJudge(lambda _: PairJudgement(True, 0.8), delay_s=10.0)  # noqa: FBT003 - the answer
+    stage = Stage(now_utc, judge)
+    stage.put("ada", marked("src/a.py"))
+    stage.put("bob", marked("src/a.py"))
+    done: list[ConductorSwept] = []
+
+    async def ask(after_s: float) -> None:
+        await trio.sleep(after_s)
+        done.append(await stage.conductor.sweep())
+
+    async with trio.open_nursery() as nursery:
+        for after_s in (0, 1, 2, 3):
+            nursery.start_soon(ask, after_s)
+    assert len(done) == 4
+    assert len(of(stage.told(), ConductorSwept)) == 2
+
+
+async def test_sweeps_keep_their_times_and_none_overlaps(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    """Each sweep takes 40 s of 300, and none is put off by that."""
+    numbers = iter(range(1_000))
+    begun_at: list[float] = []
+
+    def reply(_: PairQuestion) -> PairJudgement:
+        begun_at.append(trio.current_time())
+        return PairJudgement(None)
+
+    stage = Stage(now_utc, ScriptedPairJudge(reply, delay_s=40.0))
+    stage.put("bob", marked("src/a.py"))
+
+    async def change() -> None:
+        while True:
+            stage.put("ada", marked("src/a.py"), goal=f"{GOALS['ada']} {next(numbers)}")
+            await trio.sleep(100)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(change)
+        await trio.sleep(1)
+        await nursery.start(conduct_fleet, stage.conductor)
+        await trio.sleep(3_000)
+        nursery.cancel_scope.cancel()
+    apart = [round(later - sooner) for sooner, later in pairwise(begun_at)]
+    assert apart == [300] * 10
