@@ -67,6 +67,10 @@ ALLOWED = {
     ("adapters/judges/llm.py", "LlmJudge.__init__", "OrderedDict"): (
         "the last verdict on each run, by the least recent: told to it, and never loaded"
     ),
+    ("services/conductor.py", "Conductor", "OrderedDict"): (
+        "the last answers on pairs, by the least recent: what is there already decides who is"
+        " asked in a sweep, so it is looked up and never loaded"
+    ),
     ("adapters/models/guarded.py", "GuardedModel._attempt", "retry"): (
         "back to the door that shut meanwhile: nobody was asked"
     ),
@@ -135,11 +139,12 @@ def _found(node: ast.AST, inside: str, imported: dict[str, str]) -> Iterator[tup
 
 def _what(node: ast.AST, imported: dict[str, str]) -> Iterator[str]:
     match node:
-        case ast.Call(func=func, keywords=keywords):
-            called = func.value if isinstance(func, ast.Subscript) else func
-            if (primitive := _primitive(called, imported)) is not None:
-                yield primitive
-            elif _moves_a_path(node):
+        case ast.Call(func=maker) | ast.keyword(arg="default_factory", value=maker) if (
+            primitive := _primitive(_unspecialised(maker), imported)
+        ):
+            yield primitive
+        case ast.Call(keywords=keywords):
+            if _moves_a_path(node):
                 yield "rename"
             if any(keyword.arg in ("limiter", "abandon_on_cancel") for keyword in keywords):
                 yield "limiter"
@@ -157,6 +162,11 @@ def _what(node: ast.AST, imported: dict[str, str]) -> Iterator[str]:
         for one in node.decorator_list:
             if (what := _primitive(one, imported)) is not None:
                 yield what
+
+
+def _unspecialised(node: ast.expr) -> ast.expr:
+    """`X` of `X[int]`."""
+    return node.value if isinstance(node, ast.Subscript) else node
 
 
 def _moves_a_path(call: ast.Call) -> bool:
@@ -249,6 +259,7 @@ def test_the_daemon_has_no_limit_retry_gather_queue_or_cache_beside_flow() -> No
         ("from trio import Semaphore as S\ndef f(): S(2)", "Semaphore"),
         ("import trio\ndef f(): trio.open_memory_channel[int](2)", "open_memory_channel"),
         ("from collections import OrderedDict\ndef f(): OrderedDict()", "OrderedDict"),
+        ("import trio\nclass f: x = field(default_factory=trio.Semaphore[A])", "Semaphore"),
         ("from functools import cache\n@cache\ndef f(x): ...", "cache"),
         ("import random\ndef f(): return random.random()", "random"),
         ("import os\ndef f(): os.fsync(3)", "fsync"),
