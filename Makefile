@@ -8,7 +8,7 @@ LITELLM := $(VENV)/litellm/.ready
 
 SEEDS  ?= 1-20
 
-.PHONY: run test test-kills test-litellm litellm simulate check bench bench-detectors bench-flow bench-overlap lock clean help
+.PHONY: run test test-kills test-litellm litellm simulate check bench bench-detectors bench-flow bench-overlap bench-tasks lock clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -60,6 +60,9 @@ bench-overlap: $(READY) ## duplicates and conflicts found, on labelled pairs, an
 
 bench-detectors: $(READY) ## detectors against labelled transcripts, beside the vendors' rules
 	$(BIN)/python tests/bench/bench_detectors.py
+
+bench-tasks: $(READY) ## tasks: ready set, claims and endings against their number and their bounds
+	$(BIN)/python tests/bench/bench_tasks.py
 
 lock: ## renew requirements.lock and requirements-litellm.lock (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --extra embedded --extra dev \

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 from custosd.core.acts import ActAnswer, ActRequest
 from custosd.core.agents import AgentId, AgentRef, AgentState
@@ -26,6 +26,21 @@ from custosd.core.pairs import PairJudgement, Place, Suspicion, Work
 from custosd.core.restarts import Restart
 from custosd.core.signals import Signal
 from custosd.core.steering import Intervention, InterventionState, Letter, Receipt
+from custosd.core.task_forms import Asker
+from custosd.core.tasks import (
+    Claimed,
+    ClaimRequest,
+    Expiry,
+    Failure,
+    Holder,
+    NewTask,
+    ScoredTask,
+    Settlement,
+    Task,
+    TaskChange,
+    TaskId,
+    TaskQuery,
+)
 from custosd.core.tokens import Token
 from custosd.core.trajectory import Trajectory, TrajectoryDigest
 from custosd.core.transcript import TranscriptEvent, Usage
@@ -594,6 +609,81 @@ class Purse(Protocol):
         ...
 
 
+class TaskStore(Protocol):
+    """The fleet's tasks: what each waits for, who has which, how urgent they are.
+
+    As `Store`: one unit of work a method, all or nothing, the same errors; besides,
+    `TaskRefused` for what makes no sense. All times are by the store's own clock. Changes come
+    sorted by task. Repeating does no harm: `claim` by its key, words about a claim by its fence.
+    """
+
+    async def add(self, tasks: Sequence[NewTask], author: str) -> tuple[TaskChange, ...]:
+        """Add tasks, which may wait for each other; those there already are passed over.
+
+        Raises `TaskRefused`: a dependency is unknown or has ended badly, the id is another
+        task's; `TaskCycle` where they would wait for each other for ever.
+        """
+        ...
+
+    async def link(self, edges: Sequence[tuple[TaskId, TaskId]]) -> tuple[TaskChange, ...]:
+        """Let each first task wait for the second. Raises as `add`, and for tasks begun."""
+        ...
+
+    async def next_tasks(self, limit: int, capabilities: Collection[str]) -> tuple[ScoredTask, ...]:
+        """The most urgent tasks that may be claimed with these capabilities, with their scores."""
+        ...
+
+    async def claim(self, request: ClaimRequest) -> Claimed:
+        """Lease the most urgent tasks to an agent; each to one only, whoever else asks.
+
+        Waits for nobody: what another is taking at this moment is passed over.
+        """
+        ...
+
+    async def extend(self, task: TaskId, holder: Holder, lease_s: float) -> Settlement:
+        """Let a lease last from now on; never beyond the attempt's time limit."""
+        ...
+
+    async def complete(self, task: TaskId, holder: Holder, result: str = "") -> Settlement:
+        """End a task well; who waited for it alone is ready by the same statement."""
+        ...
+
+    async def fail(self, task: TaskId, holder: Holder, failure: Failure) -> Settlement:
+        """End an attempt badly: the task rests and is ready again, or has failed for good.
+
+        A task that nobody has, failed with authority, has failed for good.
+        """
+        ...
+
+    async def cancel(self, tasks: Collection[TaskId], reason: str = "") -> tuple[TaskChange, ...]:
+        """End those of the tasks that are open, and all that waits for them."""
+        ...
+
+    async def release(self, dead: Mapping[AgentId, int]) -> tuple[TaskChange, ...]:
+        """Take away what these agents' incarnations up to the given epoch have claimed."""
+        ...
+
+    async def expire(self) -> Expiry:
+        """Take away leases that ran out, and say when the next thing is due."""
+        ...
+
+    async def tasks(self, ids: Collection[TaskId]) -> Mapping[TaskId, Task]:
+        """Those of the tasks that there are."""
+        ...
+
+    async def find(self, query: TaskQuery) -> tuple[Task, ...]:
+        """Tasks by state and agent, newest first."""
+        ...
+
+    async def assigned(self, agents: Collection[AgentId]) -> Mapping[AgentId, tuple[Task, ...]]:
+        """What each of these agents has claimed, () where nothing; in one statement."""
+        ...
+
+    async def prune(self, before_utc: datetime) -> int:
+        """Drop tasks that ended before this time; return how many. In bounded units of work."""
+        ...
+
+
 class Prober(Protocol):
     """Looks at an agent from outside, by several kinds of sources that do not fail together.
 
@@ -733,6 +823,14 @@ class BeatDoor(Protocol):
 
     def refuse(self, refusal: Refusal, agent: AgentId | None = None) -> None:
         """Count what was refused at the door already."""
+        ...
+
+
+class TaskDoor(Protocol):
+    """What the doors for tasks hand over to."""
+
+    async def ask(self, operation: str, form: Mapping[str, Any], asker: Asker) -> ActAnswer:
+        """Do what was asked, or say why not. Never raises for a bad request; bounded in time."""
         ...
 
 

@@ -46,6 +46,7 @@ from custosd.core.facts import (
     StandingChanged,
     StateChanged,
     SweepFinished,
+    TaskChanged,
     TrajectoryAdvanced,
     TrajectoryRewound,
     VerdictReached,
@@ -56,6 +57,7 @@ from custosd.core.money import Rung
 from custosd.core.restarts import Cause, RestartState, RestartStep, StepState
 from custosd.core.signals import Severity, Signal, SignalKind
 from custosd.core.steering import InterventionState
+from custosd.core.tasks import FailureKind, TaskId, TaskState
 from custosd.core.trajectory import Activity, Constraint, TrajectoryDigest
 from custosd.core.transcript import RunEnd, Usage
 from custosd.core.verdicts import (
@@ -299,6 +301,17 @@ def _facts_of_acting(text: str) -> list[Fact]:
         ),
         ActPerformed(Act.ESTOP, f"uid:1000 ({text})", FLEET, ActOutcome.DONE, reason=text),
         ActPerformed(Act.RESTART, "token:ci", ada, ActOutcome.WOULD_BE_DONE, dry_run=True),
+        TaskChanged(TaskId("a/1"), None, TaskState.READY, f"uid:0 ({text})"),
+        TaskChanged(
+            TaskId("b"),
+            TaskState.CLAIMED,
+            TaskState.FAILED,
+            "custosd",
+            AgentId(f"worker {text}"),
+            2**40,
+            FailureKind.AGENT_DEAD,
+            TaskId("a/1"),
+        ),
         ConfigReloaded(("liveness.late", text), ("store.dsn",), text),
         BudgetReached("fleet/day", Rung.RULES, 9.5, 10.0, NOON + DAY),
         BudgetReached(f"agent/day/{ada}", Rung.SMALLER, 0.8, 1.0, None, ada),

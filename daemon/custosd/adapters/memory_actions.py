@@ -30,14 +30,15 @@ from custosd.ports import Lease
 EPOCH_UTC = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def _virtual_utc() -> datetime:
+def virtual_utc() -> datetime:
+    """The time of trio's clock, counted from a fixed day."""
     return EPOCH_UTC + timedelta(seconds=trio.current_time())
 
 
 class MemoryActions:
     """`ports.ActionStore` without a server. `now_utc` is the clock that leases run by."""
 
-    def __init__(self, now_utc: Callable[[], datetime] = _virtual_utc) -> None:
+    def __init__(self, now_utc: Callable[[], datetime] = virtual_utc) -> None:
         self._now_utc = now_utc
         self._lives: dict[AgentId, LifeRecord] = {}
         self._restarts: dict[str, Restart] = {}

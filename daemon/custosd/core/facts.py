@@ -21,6 +21,7 @@ from custosd.core.holds import Hold, HoldKind
 from custosd.core.money import Rung
 from custosd.core.restarts import Cause, RestartState, RestartStep, StepState
 from custosd.core.steering import InterventionState
+from custosd.core.tasks import FailureKind, TaskId, TaskState
 from custosd.core.trajectory import TrajectoryDigest
 from custosd.core.verdicts import Standing, Verdict
 
@@ -383,6 +384,24 @@ class ActPerformed:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskChanged:
+    """A task went on, by whose word; its texts are in the store, not here.
+
+    `before` None: it was added. `agent` and `fence` are those of the claim that began or ended.
+    `root` is whose end took this one along.
+    """
+
+    task: TaskId
+    before: TaskState | None
+    after: TaskState
+    by: str
+    agent: AgentId | None = None
+    fence: int = 0
+    kind: FailureKind | None = None
+    root: TaskId | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ConfigReloaded:
     """The configuration was read again: these keys hold from now on, these after a restart."""
 
@@ -426,6 +445,7 @@ Fact = (
     | BudgetRenewed
     | AnalysisSkipped
     | ActPerformed
+    | TaskChanged
     | ConfigReloaded
 )
 

@@ -18,6 +18,7 @@ from custosd.core.holds import HoldKind
 from custosd.core.restarts import Cause, RestartState, RestartStep, StepState
 from custosd.core.signals import Severity, SignalKind
 from custosd.core.steering import InterventionState
+from custosd.core.tasks import FailureKind, TaskPriority, TaskState
 from custosd.core.transcript import RunEnd
 from custosd.core.verdicts import Phase, Standing, SteeringKind, SteeringReason
 
@@ -53,8 +54,9 @@ WORDS: dict[str, type[StrEnum] | set[str]] = {
     "hold_kind": HoldKind,
     "finding_kind": FindingKind,
     "finding_resolution": Resolution,
-    "task_state": {"blocked", "ready", "claimed", "succeeded", "failed", "cancelled"},
-    "task_priority": {"critical", "high", "medium", "low"},
+    "task_state": TaskState,
+    "task_priority": TaskPriority,
+    "task_failure": FailureKind,
 }
 
 
@@ -326,7 +328,10 @@ POSSIBLE: list[tuple[str, dict[str, str]]] = [
         {
             "state": "'claimed'",
             "ready_utc": "now()",
-            "lease_owner": "'d'",
+            "agent_shard": "7",
+            "agent_id": "'a'",
+            "agent_epoch": "1",
+            "claimed_utc": "now()",
             "lease_until_utc": "now()",
             "fence": "1",
             "attempts": "1",
@@ -392,11 +397,13 @@ IMPOSSIBLE: list[tuple[str, dict[str, str], str]] = [
     ("tokens", {"secret_hash": "'s'"}, "tokens_hash"),
     ("tasks", {"state": "'paused'"}, "task_state_known"),
     ("tasks", {"priority": "'urgent'"}, "task_priority_known"),
-    ("tasks", {"parent_id": "'t'"}, "tasks_no_own_parent"),
     ("tasks", {"state": "'ready'"}, "tasks_ready"),
     ("tasks", {"state": "'ready'", "ready_utc": "now()", "unmet": "1"}, "tasks_ready"),
-    ("tasks", {"lease_owner": "'d'", "lease_until_utc": "now()"}, "tasks_leased"),
-    ("tasks", {"lease_owner": "'d'"}, "tasks_lease_whole"),
+    ("tasks", {"lease_until_utc": "now()"}, "tasks_leased"),
+    ("tasks", {"timeout_s": "0"}, "tasks_timeout"),
+    ("tasks", {"overdue": "true"}, "tasks_overdue"),
+    ("tasks", {"settled_fence": "1"}, "tasks_settled"),
+    ("tasks", {"failure_kind": "'bad luck'"}, "task_failure_known"),
     ("tasks", {"attempts": "9"}, "tasks_attempts"),
     ("tasks", {"state": "'succeeded'"}, "tasks_ended"),
     ("tasks", {"state": "'failed'", "ended_utc": "now()"}, "tasks_failed"),
