@@ -20,6 +20,7 @@ import trio
 from custosd.config.acting import AlertSettings, LivenessSettings, RestartSettings, SteeringSettings
 from custosd.config.agents import AgentSettings
 from custosd.config.settings import Config
+from custosd.config.tasks import TaskSettings
 from custosd.core.agents import AgentId
 from custosd.core.alerts import AlertLimits
 from custosd.core.errors import ConfigError
@@ -32,6 +33,7 @@ from custosd.core.lives import LifeRecord, ended_by_us, still_known, with_given_
 from custosd.core.restart_budget import RestartLimits
 from custosd.core.restarts import Restart
 from custosd.core.steering_policy import SteeringLimits, SteeringMode
+from custosd.core.tasks import RetryRules, ScoreRules, TaskRules
 from custosd.core.tokens import Token
 from custosd.core.view import FleetView
 from custosd.flow.latest import Latest
@@ -47,6 +49,8 @@ from custosd.ports import (
     ProcessWatch,
     SteeringChannel,
     Store,
+    TaskDoor,
+    TaskStore,
 )
 from custosd.services.acts import ActPorts, Acts
 from custosd.services.alerting import keep_alerts
@@ -65,6 +69,7 @@ from custosd.services.restarter import (
     keep_restarts,
 )
 from custosd.services.steerer import Steerer, keep_steering
+from custosd.services.tasks import ActsAndTasks, TaskDesk, TaskTimes, keep_tasks
 from custosd.services.token_book import TokenBook
 
 T = TypeVar("T")
@@ -82,6 +87,7 @@ class Doors:
     pulses: Pulses
     metrics: Callable[[], Awaitable[bytes]] | None = None
     coordination: CoordinationStore | None = None
+    tasks: TaskDoor | None = None
 
 
 ServeDoors = Callable[[Doors, trio.TaskStatus[None]], Awaitable[None]]
@@ -113,6 +119,7 @@ class Hands:
     boottime: Callable[[], float]
     owner: str = "custosd"
     ended: Callable[[str], bool] = lambda _owner: False
+    tasks: TaskStore | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +273,9 @@ class ActingHalf:
             steering_limits(config.steering),
             now_utc,
         )
+        self.desk = None
+        if hands.tasks is not None:
+            self.desk = TaskDesk(hands.tasks, view, facts, task_times(config), now_utc)
         self._configured: frozenset[AgentId] = frozenset()
         self.enrolments = Enrolments(self._enrol_guest, self.dismiss, self._is_configured)
         self.adopt(config)
@@ -316,6 +326,8 @@ class ActingHalf:
         self.lives.limits = liveness_limits(config.liveness)
         self.restarter.adopt(restarter_settings(config.restarts))
         self.steerer.adopt(steering_limits(config.steering))
+        if self.desk is not None:
+            self.desk.times = task_times(config)
 
     def _enrol(self, made: Made, now: float, hang_after_s: float | None = None) -> None:
         self.roster.put(made)
@@ -420,6 +432,14 @@ class ActingHalf:
         with pulses.watched("steerer") as pulse:
             await keep_steering(self.steerer, pulse, task_status=task_status)
 
+    async def keep_tasks(self, pulses: Pulses, task_status: trio.TaskStatus[None]) -> None:
+        """See `services.tasks`."""
+        if self.desk is None:
+            await no_tasks(task_status)
+        else:
+            with pulses.watched("tasks") as pulse:
+                await keep_tasks(self.desk, self._view, pulse, task_status=task_status)
+
     async def keep_alerts(
         self, config: Config, pulses: Pulses, task_status: trio.TaskStatus[None]
     ) -> None:
@@ -451,9 +471,58 @@ class ActingHalf:
         task_status: trio.TaskStatus[None],
     ) -> None:
         """Open the doors."""
-        tokens, uid_of = self.tokens.tokens, self.roster.uids.get
-        doors = Doors(self.register, acts, tokens, uid_of, ready, pulses, metrics, coordination)
+        if self.desk is not None:
+            acts = ActsAndTasks(acts, self.desk)
+        doors = Doors(
+            self.register,
+            acts,
+            self.tokens.tokens,
+            self.roster.uids.get,
+            ready,
+            pulses,
+            metrics=metrics,
+            coordination=coordination,
+            tasks=self.desk,
+        )
         await self._hands.serve_doors(doors, task_status)
+
+
+async def no_tasks(task_status: trio.TaskStatus[None]) -> None:
+    """No tasks at all: nothing is kept."""
+    task_status.started()
+    await trio.sleep_forever()
+
+
+def task_times(config: Config) -> TaskTimes:
+    """The settings as the desk takes them."""
+    settings = config.tasks
+    return TaskTimes(
+        settings.lease_s,
+        settings.longest_lease_s,
+        settings.retries + 1,
+        config.retention.acts_s,
+    )
+
+
+def task_rules(settings: TaskSettings) -> TaskRules:
+    """The settings as stores take them."""
+    score, retry = settings.score, settings.retry
+    return TaskRules(
+        ScoreRules(
+            score.priority,
+            score.age,
+            score.deadline,
+            score.blocking,
+            score.retries,
+            age_s=score.full_age_s,
+            deadline_s=score.near_deadline_s,
+            blockers=score.blockers,
+            boost=score.boost,
+            floor=score.floor,
+            floor_s=score.floor_after_s,
+        ),
+        RetryRules(retry.first_s, retry.spread, retry.cap_s),
+    )
 
 
 def liveness_limits(settings: LivenessSettings) -> LivenessLimits:

@@ -24,7 +24,7 @@ import structlog
 import trio
 
 from custosd import __version__
-from custosd.acting import ActingHalf, Hands, Remembered, remembered
+from custosd.acting import ActingHalf, Hands, Remembered, remembered, task_rules
 from custosd.adapters.codec import MsgpackCodec
 from custosd.adapters.context import LocalContext
 from custosd.adapters.judges.opening import open_judge
@@ -40,6 +40,7 @@ from custosd.adapters.postgres.migrations import Migration, migrate
 from custosd.adapters.postgres.served import served_dsn
 from custosd.adapters.postgres.spends import PostgresSpends
 from custosd.adapters.postgres.store import PostgresStore
+from custosd.adapters.postgres.tasks import PostgresTasks
 from custosd.adapters.process_watch import open_process_watch
 from custosd.adapters.telemetry.prometheus import Exposition
 from custosd.adapters.transcripts.discovery import Root, well_known_roots
@@ -388,26 +389,6 @@ async def _start_producers(
         needs = NEEDS.get(name, lambda _config: None)
         await nursery.start(wires.renewal.run, name, needs, service, POLICY, _tell_failure)
 
-    async def retention(now: Config, task_status: trio.TaskStatus[None]) -> None:
-        kept = now.retention
-        with pulses.watched("retention") as pulse:
-            await keep_retention(
-                outside.store,
-                (outside.hands.actions, outside.coordination),
-                outside.now_utc,
-                RetentionTimes(
-                    kept.interval_s,
-                    kept.facts_s,
-                    kept.verdicts_s,
-                    kept.transcripts_s,
-                    kept.acts_s,
-                ),
-                wires.intake.forget,
-                wires.facts.clone(),
-                pulse,
-                task_status=task_status,
-            )
-
     async def guardian(now: Config, task_status: trio.TaskStatus[None]) -> None:
         async with outside.open_judge(now) as judge:
             with pulses.watched("guardian") as pulse:
@@ -478,7 +459,7 @@ async def _start_producers(
             acts, ready, pulses, exposition.text, outside.coordination, task_status
         )
 
-    await start("retention", retention)
+    await start("retention", lambda now, status: _keep_retention(now, outside, wires, status))
     await start("tokens", lambda _, status: acting.keep_tokens(pulses, status))
     await start("holds", lambda _, status: acting.keep_holds(pulses, status))
     # Before whoever spends it.
@@ -490,6 +471,7 @@ async def _start_producers(
     await start("restarter", lambda _, status: acting.keep_restarts(pulses, status))
     await start("steerer", lambda _, status: acting.keep_steering(pulses, status))
     await start("alerting", lambda now, status: acting.keep_alerts(now, pulses, status))
+    await start("tasks", lambda _, status: acting.keep_tasks(pulses, status))
     await start("enrolments", lambda _, status: acting.keep_enrolments(pulses, status))
     # Whoever comes in finds everybody at work.
     await start("doors", doors)
@@ -497,6 +479,29 @@ async def _start_producers(
     await start("snapshots", snapshots)
     await start("watchdog", watchdog)
     await nursery.start(answer_hangups, outside.hangups, reload)
+
+
+async def _keep_retention(
+    config: Config, outside: Outside, wires: _Wires, task_status: trio.TaskStatus[None]
+) -> None:
+    kept = config.retention
+    with wires.pulses.watched("retention") as pulse:
+        await keep_retention(
+            outside.store,
+            (outside.hands.actions, outside.coordination),
+            outside.now_utc,
+            RetentionTimes(
+                kept.interval_s,
+                kept.facts_s,
+                kept.verdicts_s,
+                kept.transcripts_s,
+                kept.acts_s,
+            ),
+            wires.intake.forget,
+            wires.facts.clone(),
+            pulse,
+            task_status=task_status,
+        )
 
 
 async def _keep_money(wires: _Wires, task_status: trio.TaskStatus[None]) -> None:
@@ -880,7 +885,14 @@ async def _run_looked_at(
             lambda now: open_judge(now, environ, now_utc, purse=purse),
             manager,
             now_utc,
-            local_hands(config, environ, PostgresActions(database), watch, now_utc),
+            local_hands(
+                config,
+                environ,
+                PostgresActions(database),
+                watch,
+                now_utc,
+                PostgresTasks(database, task_rules(config.tasks)),
+            ),
             reread or (lambda: reading),
             hangups or Latest(0),
             swept,

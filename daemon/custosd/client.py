@@ -1,4 +1,4 @@
-"""What an agent written in Python needs to be supervised: beats, waits, steps, letters.
+"""What an agent written in Python needs to be supervised: beats, waits, steps, letters, tasks.
 
     from custosd.client import Client
 
@@ -10,6 +10,8 @@
         for letter in client.claim():
             read(letter.text)
             client.acknowledge(letter)
+        for work in client.claim_tasks(capabilities=["python"]):
+            client.complete_task(work, do(work.goal))
     client.finished()
 
 Laws:
@@ -17,7 +19,8 @@ Laws:
 1. It needs nothing but the standard library of Python 3.9, and may be copied as one file.
 2. It never harms the agent's work: unless `strict`, no call raises; one that did not succeed
    returns False (or nothing), is counted in `failures`, and `trouble` says why.
-3. A beat blocks for `timeout_s` at most, whatever the daemon, the network or a name server does.
+3. A beat blocks for `timeout_s` at most, whatever the daemon, the network or a name server does;
+   a word about tasks, which goes over HTTP alone, for `TASKS_TIMEOUT_S`.
 4. Beats may be sent from several threads; a sequence number is never used twice.
 
 Of the environment it reads CUSTOSD_AGENT, CUSTOSD_EPOCH, CUSTOSD_SOCKET, CUSTOSD_URL,
@@ -47,6 +50,8 @@ SYSTEM_SOCKET = "/run/custosd/beats.sock"
 
 BEATS_PATH = "/api/v1/beats"
 CLAIMS_PATH = "/api/v1/claims"
+TASKS_PATH = "/api/v1/tasks"
+TASKS_TIMEOUT_S = 15.0
 LONGEST_WAIT_S = 24 * 3600.0
 LONGEST_INTERVAL_S = 3600.0
 LONGEST_TEXT = 200
@@ -57,6 +62,9 @@ _LONGEST_ADDRESS_BYTES = 107
 _OK = 200
 _HELD = 409
 _QUEUE_PAUSE_S = 0.005
+_FIRST_PAUSE_S = 0.2
+_FAULT = 500
+_LARGEST_TOLD_BYTES = 64 * 1024 * 1024
 _UTC = timezone.utc  # noqa: UP017 - Python 3.9
 
 
@@ -74,6 +82,26 @@ class BeatRefused(ClientError):
     def __init__(self, why: str, message: str) -> None:
         super().__init__(message)
         self.why = why
+
+
+class TaskNotDone(ClientError):
+    """The daemon did not do what was asked about a task. `why` is its code, as "lost"."""
+
+    def __init__(self, why: str, message: str) -> None:
+        super().__init__(message)
+        self.why = why
+
+
+class TaskClaim(NamedTuple):
+    """A task that this agent has claimed, until `until_utc`; `form` is all that is known of it."""
+
+    task: str
+    title: str
+    goal: str
+    fence: int
+    attempt: int
+    until_utc: str
+    form: Mapping[str, Any]
 
 
 class Letter(NamedTuple):
@@ -415,28 +443,76 @@ class Client:
         return self._guarded(release)
 
     def _call(self, method: str, path: str, form: object) -> tuple[int, dict[str, Any]]:
-        """One request and its answer, from a thread: nothing else bounds a name server's time."""
+        """One request and its answer, within `timeout_s`."""
         if not self._url:
             raise ClientError("it is not known where to ask; set CUSTOSD_URL")
-        outcome: list[tuple[int, bytes] | Exception] = []
+        return _asked(self._url, self._token, method, path, form, self.timeout_s)
 
-        def ask() -> None:
+    # --- tasks ------------------------------------------------------------------------
+
+    def claim_tasks(
+        self, most: int = 1, capabilities: Sequence[str] = (), lease_s: float | None = None
+    ) -> list[TaskClaim]:
+        """Take the most urgent tasks that these capabilities suffice for; [] where none is ready.
+
+        Each is this agent's alone until its lease ends: `extend_task` in time, then say how it
+        went. An answer that was lost is asked for again, and brings the same tasks.
+        """
+        form: dict[str, Any] = {
+            "agent": self.agent,
+            "epoch": self.epoch,
+            "limit": most,
+            "capabilities": list(capabilities),
+            "key": os.urandom(12).hex(),
+        }
+        claimed: list[TaskClaim] = []
+
+        def take() -> None:
+            if lease_s is not None:
+                form["lease_s"] = lease_s
+            claimed.extend(map(_task_claim, self._ask_tasks("claim", form).get("tasks", [])))
+
+        self._guarded(take)
+        return claimed
+
+    def extend_task(self, claim: TaskClaim, lease_s: float | None = None) -> bool:
+        """Let the lease last on, from now; False: the task is somebody else's by now, or ended."""
+        more = {} if lease_s is None else {"lease_s": lease_s}
+        return self._say_of(claim, "extend", more)
+
+    def complete_task(self, claim: TaskClaim, result: str = "") -> bool:
+        """Say that it is done; False: the claim was lost (see `trouble`), and nothing changed."""
+        return self._say_of(claim, "complete", {"result": result})
+
+    def fail_task(
+        self, claim: TaskClaim, reason: str = "", kind: str = "error", after_s: float = 0.0
+    ) -> bool:
+        """Say that this attempt came to nothing.
+
+        `kind`: "error" (tried again, some times), "permanent" (not tried again) or
+        "usage_limit" (no fault of the task; tried again after `after_s`).
+        """
+        return self._say_of(claim, "fail", {"reason": reason, "kind": kind, "after_s": after_s})
+
+    def _say_of(self, claim: TaskClaim, operation: str, more: Mapping[str, Any]) -> bool:
+        form = {"task": claim.task, "agent": self.agent, "fence": claim.fence, **more}
+        return self._guarded(lambda: self._ask_tasks(operation, form))
+
+    def _ask_tasks(self, operation: str, form: Mapping[str, Any]) -> dict[str, Any]:
+        """The daemon's answer; asked again where it was lost, for each of these may be."""
+        if not self._url:
+            raise ClientError("tasks need the daemon's HTTP side; set CUSTOSD_URL")
+        path, deadline = f"{TASKS_PATH}/{operation}", time.monotonic() + TASKS_TIMEOUT_S
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            left_s = max(0.001, deadline - time.monotonic())
             try:
-                data = None if form is None else json.dumps(form).encode()
-                outcome.append(_asked(self._url, method, path, data, self._token, self.timeout_s))
-            except Exception as error:  # noqa: BLE001 - for the caller to see
-                outcome.append(error)
-
-        thread = threading.Thread(target=ask, name="custosd-ask", daemon=True)
-        thread.start()
-        thread.join(self.timeout_s)
-        if not outcome:
-            raise NotDelivered("the daemon did not answer in time")
-        if isinstance(outcome[0], Exception):
-            raise NotDelivered(f"{self._url}: {_reason(outcome[0])}") from outcome[0]
-        status, body = outcome[0]
-        answer = json.loads(body or b"{}")
-        return status, answer if isinstance(answer, dict) else {}
+                return _done(*_asked(self._url, self._token, "POST", path, form, left_s))
+            except NotDelivered:
+                if time.monotonic() + pause_s >= deadline:
+                    raise
+            time.sleep(pause_s)
+            pause_s *= 2
 
     def _guarded(self, work: Callable[[], object]) -> bool:
         try:
@@ -594,26 +670,82 @@ class _Posts:
 
 
 def _asked(
-    url: str, method: str, path: str, data: bytes | None, token: str, timeout_s: float
+    url: str, token: str, method: str, path: str, form: object, timeout_s: float
+) -> tuple[int, dict[str, Any]]:
+    """The status and the answer of the daemon whose beats go to `url`; raises `NotDelivered`.
+
+    On a thread of its own: nothing else bounds a name server's time.
+    """
+    data = None if form is None else json.dumps(form).encode()
+    outcome: list[tuple[int, bytes] | Exception] = []
+
+    def ask() -> None:
+        try:
+            outcome.append(_requested(url, token, method, path, data, timeout_s))
+        except Exception as error:  # noqa: BLE001 - for the caller to see
+            outcome.append(error)
+
+    thread = threading.Thread(target=ask, name="custosd-ask", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    if not outcome:
+        raise NotDelivered("the daemon did not answer in time")
+    if isinstance(outcome[0], ClientError):
+        raise outcome[0]
+    if isinstance(outcome[0], Exception):
+        raise NotDelivered(f"{url}: {_reason(outcome[0])}") from outcome[0]
+    status, body = outcome[0]
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        answer = None  # somebody between us and the daemon said it
+    return status, answer if isinstance(answer, dict) else {}
+
+
+def _done(status: int, answer: dict[str, Any]) -> dict[str, Any]:
+    """What was answered about tasks; raises `NotDelivered`, `TaskNotDone`."""
+    if status == _OK:
+        return answer
+    message = str(answer.get("message", f"the daemon answered {status}"))
+    if status >= _FAULT:
+        # A word about tasks may be said again, whether it was heard or not.
+        raise NotDelivered(message)
+    raise TaskNotDone(str(answer.get("error", f"http_{status}")), message)
+
+
+def _requested(
+    url: str, token: str, method: str, path: str, data: bytes | None, timeout_s: float
 ) -> tuple[int, bytes]:
-    """One request at the daemon whose beats go to `url`."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ClientError("it is no http or https address")
     secure = parts.scheme == "https"
     kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
     connection = kind(parts.hostname, parts.port, timeout=max(0.001, timeout_s))
-    base = parts.path.rstrip("/")
-    base = base.removesuffix(BEATS_PATH)
+    above = parts.path.rstrip("/")
+    above = above.removesuffix(BEATS_PATH)
     headers = {"content-type": "application/json", "connection": "close"}
     if token:
         headers["authorization"] = f"Bearer {token}"
     try:
-        connection.request(method, base + path, data, headers)
+        connection.request(method, above + path, data, headers)
         response = connection.getresponse()
-        return response.status, response.read(_LARGEST_FILE_BYTES)
+        return response.status, response.read(_LARGEST_TOLD_BYTES)
     finally:
         connection.close()
+
+
+def _task_claim(form: Mapping[str, Any]) -> TaskClaim:
+    claim = form["claim"]
+    return TaskClaim(
+        form["id"],
+        form["title"],
+        form["goal"],
+        claim["fence"],
+        form["attempts"],
+        claim["until_utc"],
+        form,
+    )
 
 
 class _Transcript:

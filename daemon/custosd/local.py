@@ -49,6 +49,7 @@ from custosd.ports import (
     Prober,
     ProcessWatch,
     SteeringChannel,
+    TaskStore,
 )
 
 log = structlog.get_logger()
@@ -71,6 +72,7 @@ def local_hands(
     actions: ActionStore,
     watch: ProcessWatch,
     now_utc: Callable[[], datetime],
+    tasks: TaskStore | None = None,
 ) -> Hands:
     """Everything that the daemon acts with on this machine."""
     state = config.daemon.state_folder(environ)
@@ -95,6 +97,7 @@ def local_hands(
         lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
         own_name(config.daemon.name.replace(":", "_")),
         has_ended,
+        tasks,
     )
 
 
@@ -210,9 +213,10 @@ async def open_doors(
             doors.acts,
             doors.tokens,
             doors.ready,
-            doors.metrics,
-            settings.metrics_open,
-            doors.coordination,
+            metrics=doors.metrics,
+            metrics_open=settings.metrics_open,
+            coordination=doors.coordination,
+            tasks=doors.tasks,
         )
         limits = ApiLimits(connections=settings.connections)
         where, stopping = ApiAddress(settings.listen), trio.Event()

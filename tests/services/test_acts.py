@@ -214,8 +214,8 @@ RESOLVED = {"annabel": ANNABEL, "m-12": "m-1234", "builder": "life:builder/bob",
 BEFORE = {Act.RELEASE: Act.QUARANTINE, Act.RESUME: Act.PAUSE, Act.THAW: Act.ESTOP}
 """What must have been done before there is something to undo."""
 
-# Who comes for a while is in test_enrolments.py.
-ACTS = [act for act in Act if act not in {Act.ENROL, Act.DISMISS}]
+# Who comes for a while is in test_enrolments.py, tasks are in test_tasks.py.
+ACTS = [act for act in Act if act not in {Act.ENROL, Act.DISMISS, Act.TASK}]
 CHANGING = [act for act in ACTS if act not in TELLING]
 
 

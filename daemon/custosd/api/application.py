@@ -28,7 +28,8 @@ from custosd.api.beats import BeatAdmission, BeatsEndpoint
 from custosd.api.bodies import Bodies, BodyLimits
 from custosd.api.coordination import CoordinationEndpoint
 from custosd.api.metrics import Metrics, MetricsEndpoint
-from custosd.ports import ActDoor, CoordinationStore
+from custosd.api.tasks import task_routes
+from custosd.ports import ActDoor, CoordinationStore, TaskDoor
 
 log = structlog.get_logger()
 
@@ -50,6 +51,7 @@ class ApiPorts:
     metrics: Metrics | None = None
     metrics_open: bool = False
     coordination: CoordinationStore | None = None
+    tasks: TaskDoor | None = None
 
 
 def application(ports: ApiPorts, limits: BodyLimits) -> ASGIApp:
@@ -71,6 +73,8 @@ def application(ports: ApiPorts, limits: BodyLimits) -> ASGIApp:
             Route("/api/v1/claims/{id}", fleet.release, methods=["DELETE"]),
             Route("/api/v1/fleet", fleet.fleet, methods=["GET"]),
         ]
+    if ports.tasks is not None:
+        routes += task_routes(ports.tasks, ports.tokens, bodies)
     handlers = {HTTPException: _no_route, Refused: _refused, Exception: _fault}
     app = Starlette(routes=routes, exception_handlers=handlers)
     # A path with one slash too many is another path, and says so.

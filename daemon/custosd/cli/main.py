@@ -12,6 +12,7 @@ from custosd.cli.demo import demo
 from custosd.cli.drill import drill
 from custosd.cli.fleet import fleet_commands
 from custosd.cli.run import migrate, run
+from custosd.cli.task import task
 from custosd.cli.token import token
 
 
@@ -51,6 +52,7 @@ for command in (
     analyze,
     beat,
     token,
+    task,
     drill,
     *act_commands,
     *fleet_commands,

@@ -15,6 +15,8 @@ AFTER_RESTART = (
     "doors",
     "telemetry",
     "guardian.hot_trajectories",
+    "tasks.score",
+    "tasks.retry",
 )
 """Sections and keys that a running daemon can not take up: what they made is in use."""
 

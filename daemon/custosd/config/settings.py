@@ -50,6 +50,7 @@ from custosd.config.section import (
     section,
     tables,
 )
+from custosd.config.tasks import TaskSettings
 from custosd.core.detectors import DetectorLimits
 
 LogFormat = Literal["auto", "json", "console"]
@@ -487,6 +488,7 @@ class Config(Section):
     restarts: RestartSettings = section(RestartSettings)
     steering: SteeringSettings = section(SteeringSettings)
     alerts: AlertSettings = section(AlertSettings)
+    tasks: TaskSettings = section(TaskSettings)
     agents: tuple[AgentSettings, ...] = tables("agent", "The agents that custosd may act upon.")
     models: tuple[ModelSettings, ...] = tables("model", "The models that may judge.")
     ensembles: tuple[EnsembleSettings, ...] = tables("ensemble", "Models that judge together.")

@@ -28,6 +28,7 @@ class Act(StrEnum):
     RELOAD = "reload"
     ENROL = "enrol"
     DISMISS = "dismiss"
+    TASK = "task"
 
 
 TELLING = frozenset({Act.WHY, Act.FORECAST, Act.TASKS, Act.BUDGET})
