@@ -4,8 +4,8 @@ import ast
 import inspect
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from textwrap import dedent
 from typing import get_args
@@ -15,6 +15,7 @@ import pytest
 import trio
 import trio.testing
 from structlog.testing import capture_logs
+from tests.contracts.task_contract import new
 from tests.idle_hands import idle_hands
 
 import custosd.app
@@ -23,6 +24,7 @@ from custosd.adapters.judges.rules import RulesJudge
 from custosd.adapters.memory import MemoryStore
 from custosd.adapters.memory_actions import MemoryActions
 from custosd.adapters.memory_service_manager import RecordingServiceManager
+from custosd.adapters.memory_tasks import MemoryTasks
 from custosd.adapters.postgres.embedded import embedded_postgres
 from custosd.adapters.scripted_source import ScriptedSource
 from custosd.adapters.transcripts.format import Sample
@@ -34,8 +36,9 @@ from custosd.config.settings import Config, FormatName
 from custosd.core.agents import AgentId, AgentState
 from custosd.core.effects import text_of
 from custosd.core.errors import StoreUnavailable
-from custosd.core.facts import DaemonStarted, DaemonStopped, VerdictReached
+from custosd.core.facts import DaemonStarted, DaemonStopped, TaskChanged, VerdictReached
 from custosd.core.lives import LifeRecord
+from custosd.core.tasks import ClaimRequest, TaskId, TaskState
 from custosd.core.transcript import Acted, Asked, Opened, Result, Step, StepKind, TranscriptEvent
 from custosd.core.verdicts import Standing
 from custosd.flow.clock import wall_clock
@@ -72,6 +75,7 @@ class Life:
     stop: trio.Event = field(default_factory=trio.Event)
     source: ScriptedSource | None = None
     actions: MemoryActions = field(default_factory=MemoryActions)
+    tasks: MemoryTasks | None = None
 
     @asynccontextmanager
     async def open(self, restored: Restored) -> AsyncGenerator[TranscriptSource]:
@@ -85,7 +89,7 @@ class Life:
             lambda _: nullcontext(RulesJudge()),
             self.manager,
             self.now_utc,
-            idle_hands(self.actions),
+            replace(idle_hands(self.actions), tasks=self.tasks),
             lambda: Reading(Config(), {}),
         )
         await nursery.start(supervise_fleet, Config(), outside, self.stop)
@@ -266,6 +270,27 @@ async def test_a_start_waits_for_a_store_that_is_away(
     assert started.is_set()
     assert [log["event"] for log in logs][:2] == ["store.lost", "store.returned"]
     life.stop.set()
+
+
+async def test_tasks_are_kept_their_leases_end_and_what_ended_long_ago_goes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The tasks' own clock is three months late here, so that what ends in it is old."""
+    now_utc = wall_clock()
+    tasks = MemoryTasks(now_utc=lambda: now_utc() - timedelta(days=91))
+    await tasks.add([new("held"), new("ended")], "eve")
+    await tasks.cancel([TaskId("ended")])
+    await tasks.claim(ClaimRequest(AgentId("ada"), lease_s=7.0))
+    store = MemoryStore()
+    async with trio.open_nursery() as nursery:
+        life = Life(store, now_utc, tasks=tasks)
+        await life.start(nursery)
+        await trio.sleep(10)
+        life.stop.set()
+    left = await tasks.tasks([TaskId("held"), TaskId("ended")])
+    assert {id_: task.state for id_, task in left.items()} == {"held": TaskState.READY}
+    facts = [entry.fact for entry in await store.recent_entries(None, 100)]
+    assert [fact.task for fact in facts if isinstance(fact, TaskChanged)] == ["held"]
 
 
 async def test_a_stop_ends_a_start_that_waits(autojump_clock: trio.testing.MockClock) -> None:

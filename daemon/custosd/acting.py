@@ -275,7 +275,7 @@ class ActingHalf:
         )
         self.desk = None
         if hands.tasks is not None:
-            self.desk = TaskDesk(hands.tasks, view, facts, task_times(config), now_utc)
+            self.desk = TaskDesk(hands.tasks, view, facts, task_times(config.tasks), now_utc)
         self._configured: frozenset[AgentId] = frozenset()
         self.enrolments = Enrolments(self._enrol_guest, self.dismiss, self._is_configured)
         self.adopt(config)
@@ -327,7 +327,7 @@ class ActingHalf:
         self.restarter.adopt(restarter_settings(config.restarts))
         self.steerer.adopt(steering_limits(config.steering))
         if self.desk is not None:
-            self.desk.times = task_times(config)
+            self.desk.times = task_times(config.tasks)
 
     def _enrol(self, made: Made, now: float, hang_after_s: float | None = None) -> None:
         self.roster.put(made)
@@ -493,15 +493,9 @@ async def no_tasks(task_status: trio.TaskStatus[None]) -> None:
     await trio.sleep_forever()
 
 
-def task_times(config: Config) -> TaskTimes:
+def task_times(settings: TaskSettings) -> TaskTimes:
     """The settings as the desk takes them."""
-    settings = config.tasks
-    return TaskTimes(
-        settings.lease_s,
-        settings.longest_lease_s,
-        settings.retries + 1,
-        config.retention.acts_s,
-    )
+    return TaskTimes(settings.lease_s, settings.longest_lease_s, settings.retries + 1)
 
 
 def task_rules(settings: TaskSettings) -> TaskRules:

@@ -96,7 +96,7 @@ from custosd.services.intake import Intake, Named, nobody, renamed
 from custosd.services.purse import Purse
 from custosd.services.recorder import InHand, RecorderLimits, record_facts
 from custosd.services.reload import Reload, answer_hangups
-from custosd.services.retention import RetentionTimes, keep_retention
+from custosd.services.retention import Prunable, RetentionTimes, keep_retention
 from custosd.services.self_watch import answer_dump_requests, tell_slow, watch_ourselves
 from custosd.services.snapshots import keep_snapshots
 from custosd.services.store_absence import STORE_RETRIES, StoreAbsence
@@ -484,11 +484,14 @@ async def _start_producers(
 async def _keep_retention(
     config: Config, outside: Outside, wires: _Wires, task_status: trio.TaskStatus[None]
 ) -> None:
-    kept = config.retention
+    kept, hands = config.retention, outside.hands
+    others: list[Prunable] = [hands.actions, outside.coordination]
+    if hands.tasks is not None:
+        others.append(hands.tasks)
     with wires.pulses.watched("retention") as pulse:
         await keep_retention(
             outside.store,
-            (outside.hands.actions, outside.coordination),
+            others,
             outside.now_utc,
             RetentionTimes(
                 kept.interval_s,

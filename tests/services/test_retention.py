@@ -8,13 +8,16 @@ import trio
 import trio.testing
 from structlog.testing import capture_logs
 from tests.contracts import store_values as some
+from tests.contracts.task_contract import new
 
 from custosd.adapters.memory import MemoryStore
 from custosd.adapters.memory_actions import MemoryActions
+from custosd.adapters.memory_tasks import MemoryTasks
 from custosd.core.agents import AgentState
 from custosd.core.errors import StoreUnavailable
 from custosd.core.facts import AgentForgotten, Fact
 from custosd.core.lives import LifeRecord
+from custosd.core.tasks import TaskId
 from custosd.flow.pulse import Pulse
 from custosd.services.retention import RetentionTimes, keep_retention
 
@@ -31,6 +34,7 @@ class Running:
     forgotten: Sequence[Fact] = ()
     store: MemoryStore = field(default_factory=MemoryStore)
     actions: MemoryActions = field(default_factory=MemoryActions)
+    tasks: MemoryTasks = field(default_factory=MemoryTasks)
     asked: list[datetime] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -44,7 +48,7 @@ class Running:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         await keep_retention(
             self.store,
-            (self.actions,),
+            (self.actions, self.tasks),
             self.now_utc,
             TIMES,
             self.forget,
@@ -90,6 +94,20 @@ async def test_lives_without_a_sign_go_with_the_acts_of_their_time(
     await nursery.start(running.run)
     await trio.sleep(1)
     assert await running.actions.lives() == (lives[1],)
+
+
+async def test_tasks_go_that_ended_so_long_ago_and_open_ones_stay(
+    autojump_clock: trio.testing.MockClock,
+    now_utc: Callable[[], datetime],
+    nursery: trio.Nursery,
+) -> None:
+    tasks = MemoryTasks(now_utc=lambda: now_utc() - timedelta(days=61))
+    running = Running(now_utc, tasks=tasks)
+    await tasks.add([new("ended"), new("open")], "eve")
+    await tasks.cancel([TaskId("ended")])
+    await nursery.start(running.run)
+    await trio.sleep(1)
+    assert set(await tasks.tasks([TaskId("ended"), TaskId("open")])) == {"open"}
 
 
 async def test_it_has_started_once_the_record_has_room_for_today(

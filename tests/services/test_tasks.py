@@ -17,7 +17,7 @@ from custosd.adapters.memory_actions import virtual_utc
 from custosd.adapters.memory_tasks import MemoryTasks
 from custosd.core.acts import Act, ActAnswer, ActOutcome, ActRequest
 from custosd.core.agents import AgentId, AgentState
-from custosd.core.errors import StoreUnavailable
+from custosd.core.errors import StoreConflict, StoreUnavailable
 from custosd.core.evidence import Condition, Value
 from custosd.core.facts import ConcernResolved, Escalated, Fact, TaskChanged
 from custosd.core.lives import LifeView
@@ -337,14 +337,30 @@ async def test_a_store_that_is_away_is_told_of_once_and_kept_asking(
     assert await kept.state("a") is S.READY
 
 
-async def test_what_ended_long_ago_is_forgotten(kept: Bench, autojump_clock: Clock) -> None:
-    await kept.add("a")
-    kept.desk.times = TaskTimes(keep_s=3600.0)
-    await kept("complete", task="a")
-    await trio.sleep(1800)
-    assert await kept.state("a") is S.SUCCEEDED
-    await trio.sleep(3 * 3600)
-    assert await kept.store.tasks([TaskId("a")]) == {}
+async def test_what_another_transaction_was_in_the_way_of_is_done_all_the_same(
+    bench: Bench, autojump_clock: Clock, nursery: trio.Nursery
+) -> None:
+    """By the desk and by the keeper; and that is no absence of the store."""
+
+    class Crossed(MemoryTasks):
+        crossings = 2
+
+        async def _reach(self) -> None:
+            await super()._reach()
+            self.crossings -= 1
+            if self.crossings >= 0:
+                raise StoreConflict("in the way")
+
+    bench.store = store = Crossed()
+    bench.desk = TaskDesk(store, bench.view, bench.facts_in, TaskTimes(), virtual_utc)
+    assert (await bench("add", tasks=[{"id": "a", "title": "A"}])).outcome is O.DONE
+    await bench.claimed(lease_s=7)
+    store.crossings = 2
+    with structlog.testing.capture_logs() as logged:
+        await nursery.start(keep_tasks, bench.desk, bench.view, Pulse("tasks", 0.0))
+        await trio.sleep(8)
+    assert await bench.state("a") is S.READY
+    assert "store.lost" not in {line["event"] for line in logged}
 
 
 async def test_nothing_is_asked_of_the_store_while_nothing_is_due(

@@ -213,7 +213,7 @@ class RetentionSettings(Section):
     )
     acts_s: Annotated[float, Duration("1d", "3650d")] = default(
         "90d",
-        "How long restarts, messages, findings are kept that are over; silent lives; readings.",
+        "How long restarts, messages, findings, tasks are kept that are over; lives; readings.",
     )
     interval_s: Annotated[float, Duration("1m", "1d")] = default(
         "1h", "How often what is too old is looked for, and taken away."

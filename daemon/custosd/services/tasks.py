@@ -19,7 +19,8 @@ Laws:
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
+from functools import partial
 
 import structlog
 import trio
@@ -67,6 +68,7 @@ from custosd.flow.alarm import Alarm
 from custosd.flow.latest import Latest
 from custosd.flow.pulse import Pulse
 from custosd.ports import ActDoor, TaskStore
+from custosd.services.store_absence import StoreAbsence, past_conflicts
 
 log = structlog.get_logger()
 
@@ -78,8 +80,10 @@ STORE_RETRY_S = 5.0
 NOTICE_S = 86_400.0
 """For how long a task that failed for good is a person's concern."""
 
-PRUNE_S = 3600.0
 MOST_RECALLED = 100
+MOST_ATTEMPTS = 5
+"""How often is asked what other transactions are in the way of."""
+
 _TELL_TIMEOUT_S = 5.0
 _SHORTEST_S = 0.05
 
@@ -89,12 +93,11 @@ _UNFIT = frozenset({AgentState.QUARANTINED})
 
 @dataclass(frozen=True, slots=True)
 class TaskTimes:
-    """What is given where nothing is asked for, and how long what ended is kept; seconds."""
+    """What is given where nothing is asked for, and how much at most; seconds."""
 
     lease_s: float = 300.0
     longest_lease_s: float = 3600.0
     max_attempts: int = 4
-    keep_s: float = 30 * 86_400.0
 
 
 class TaskDesk:
@@ -138,7 +141,8 @@ class TaskDesk:
         try:
             self._check(operation, form, asker)
             form = {**form, "operation": operation} if operation in WORKING else form
-            return await self._asked[operation](form, asker)
+            work = partial(self._asked[operation], form, asker)
+            return await past_conflicts(work, MOST_ATTEMPTS)
         except TaskCycle as cycle:
             return _not_done(cycle.reason, str(cycle), path=list(cycle.path))
         except TaskRefused as refusal:
@@ -364,12 +368,6 @@ class TaskDesk:
         """Take back what these incarnations had."""
         await self.tell(await self._store.release(dead), BY)
 
-    async def prune(self) -> None:
-        """Forget what ended long ago."""
-        pruned = await self._store.prune(self._now_utc() - timedelta(seconds=self.times.keep_s))
-        if pruned:
-            log.info("tasks.pruned", tasks=pruned)
-
 
 class ActsAndTasks:
     """`ports.ActDoor`: tasks go to the desk, whose facts tell of them; all else to the acts.
@@ -414,9 +412,8 @@ class _Keeper:
         self._desk = desk
         self._view = view
         self._released: dict[AgentId, int] = {}
-        self._prune_at = trio.current_time()
         self._recalled = False
-        self._away = False
+        self._absence = StoreAbsence("tasks")
 
     async def run(self, pulse: Pulse, task_status: trio.TaskStatus[None]) -> None:
         async with trio.open_nursery() as nursery:
@@ -446,29 +443,22 @@ class _Keeper:
         }
 
     async def _look(self) -> None:
-        try:
-            if not self._recalled:
-                await self._desk.recall()
-                self._recalled = True
-            lives = self._view.value.hands.lives
-            if gone := self._newly_gone(lives):
-                await self._desk.release(gone)
-            # Who lives again in the same epoch may be found dead in it again.
-            self._released = gone_epochs(lives)
-            await self._desk.expire()
-            await self._desk.resolve()
-            if trio.current_time() >= self._prune_at:
-                await self._desk.prune()
-                self._prune_at = trio.current_time() + PRUNE_S
-        except StoreError as error:
-            if not self._away:
-                log.warning("store.lost", during="tasks", error=str(error), waiting=0)
-            self._away = True
+        with self._absence.told(waiting=0):
+            await past_conflicts(self._ask_store, MOST_ATTEMPTS)
+        if self._absence.away:
             self._desk.alarm.after(STORE_RETRY_S)
-            return
-        if self._away:
-            log.info("store.returned", during="tasks")
-        self._away = False
+
+    async def _ask_store(self) -> None:
+        if not self._recalled:
+            await self._desk.recall()
+            self._recalled = True
+        lives = self._view.value.hands.lives
+        if gone := self._newly_gone(lives):
+            await self._desk.release(gone)
+        # Who lives again in the same epoch may be found dead in it again.
+        self._released = gone_epochs(lives)
+        await self._desk.expire()
+        await self._desk.resolve()
 
 
 async def keep_tasks(
