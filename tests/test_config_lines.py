@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Iterator
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from custosd.config.lines import lines_of
@@ -160,6 +160,7 @@ def test_all_keys_of_the_parser_have_a_line_and_no_others(
 
 
 @given(st.text(alphabet="ab=[]{}\"'.,#\n\\ 1"))
+@example("a=[}")
 def test_text_that_is_no_toml_is_only_skipped(text: str) -> None:
     """Never an error of its own, and always an end."""
     try:

@@ -97,10 +97,13 @@ class _Scanner:
         if self._took("["):
             index = 0
             while self._more() and not self._took("]"):
+                begun_at = self.at
                 self.lines[*path, index] = self._line_here()
                 self._value((*path, index))
                 self._skip(_SPACE)
                 self._took(",")
+                if self.at == begun_at:  # no TOML: a brace that nobody opened
+                    return
                 index += 1
         elif self._took("{"):
             while self._more() and not self._took("}"):
