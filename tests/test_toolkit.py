@@ -48,6 +48,10 @@ CLIENT = "an agent's side, which is one file and imports nothing but the standar
 
 SCRIPT = "adapters/scripted_process_watch.py"
 
+STATEMENTS = "adapters/postgres/task_queries.py"
+
+STATEMENT = "the text of a statement, of the few that settings and powers of two make; never loaded"
+
 ALLOWED = {
     ("adapters/channels/inbox_folder.py", "InboxFolder._move", "rename"): (
         "a letter that was claimed in vain goes back: moved, and not written"
@@ -64,6 +68,12 @@ ALLOWED = {
     ("adapters/postgres/pool.py", "Pool.__init__", "Semaphore"): FAR_SIDE,
     ("adapters/postgres/pool.py", "Pool.close", "gather"): FAR_SIDE,
     ("adapters/postgres/pool.py", "Pool._dial", "gather"): FAR_SIDE,
+    (STATEMENTS, "claim", "lru_cache"): STATEMENT,
+    (STATEMENTS, "expire", "lru_cache"): STATEMENT,
+    (STATEMENTS, "fail", "lru_cache"): STATEMENT,
+    (STATEMENTS, "find_tasks", "lru_cache"): STATEMENT,
+    (STATEMENTS, "next_tasks", "lru_cache"): STATEMENT,
+    (STATEMENTS, "release", "lru_cache"): STATEMENT,
     ("adapters/judges/llm.py", "LlmJudge.__init__", "OrderedDict"): (
         "the last verdict on each run, by the least recent: told to it, and never loaded"
     ),
