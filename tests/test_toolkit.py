@@ -46,8 +46,6 @@ MOVED = "a database's folder, made by initdb beside its place: moved, and not wr
 
 CLIENT = "an agent's side, which is one file and imports nothing but the standard library"
 
-SCRIPT = "adapters/scripted_process_watch.py"
-
 STATEMENTS = "adapters/postgres/task_queries.py"
 
 STATEMENT = "the text of a statement, of the few that settings and powers of two make; never loaded"
