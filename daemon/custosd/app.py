@@ -54,6 +54,7 @@ from custosd.config.reading import Origin, Reading
 from custosd.config.section import KeyPath
 from custosd.config.settings import Config, RootSettings, TranscriptSettings
 from custosd.core.agents import AgentId
+from custosd.core.coherence import FleetStatus
 from custosd.core.errors import ConfigError, StoreConflict, StoreError, StoreUnavailable
 from custosd.core.evidence import Condition, Value
 from custosd.core.facts import DaemonStarted, DaemonStopped, Entry, Fact, SweepFinished
@@ -636,7 +637,9 @@ def _words(view: FleetView) -> str:
     standings = [agent.standing.value for agent in view.agents.values()]
     counts = sorted(((standings.count(s), s) for s in set(standings)), reverse=True)
     words = [f"{count} {standing}" for count, standing in counts]
-    if view.conducted is not None and view.agents:
+    # Who came since the conductor's last look are told of all the same.
+    unknown = {FleetStatus.NO_AGENTS, FleetStatus.UNKNOWN}
+    if view.conducted is not None and view.conducted.status not in unknown:
         words.append(f"the fleet {view.conducted.status}")
     if bad := sum(life.value is Value.BAD for life in view.hands.lives.values()):
         words.append(f"{bad} dead or hung")

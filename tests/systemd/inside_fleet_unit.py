@@ -45,6 +45,8 @@ connect_timeout = "2s"
 interval = "1s"
 judge_timeout = "1s"
 context_timeout = "500ms"
+[conductor]
+judge_timeout = "1s"
 [watchdog]
 interval = "500ms"
 stale_after = "3s"
