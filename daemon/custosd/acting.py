@@ -33,7 +33,6 @@ from custosd.core.lives import LifeRecord, ended_by_us, still_known, with_given_
 from custosd.core.restart_budget import RestartLimits
 from custosd.core.restarts import Restart
 from custosd.core.steering_policy import SteeringLimits, SteeringMode
-from custosd.core.tasks import RetryRules, ScoreRules, TaskRules
 from custosd.core.tokens import Token
 from custosd.core.view import FleetView
 from custosd.flow.latest import Latest
@@ -496,27 +495,6 @@ async def no_tasks(task_status: trio.TaskStatus[None]) -> None:
 def task_times(settings: TaskSettings) -> TaskTimes:
     """The settings as the desk takes them."""
     return TaskTimes(settings.lease_s, settings.longest_lease_s, settings.retries + 1)
-
-
-def task_rules(settings: TaskSettings) -> TaskRules:
-    """The settings as stores take them."""
-    score, retry = settings.score, settings.retry
-    return TaskRules(
-        ScoreRules(
-            score.priority,
-            score.age,
-            score.deadline,
-            score.blocking,
-            score.retries,
-            age_s=score.full_age_s,
-            deadline_s=score.near_deadline_s,
-            blockers=score.blockers,
-            boost=score.boost,
-            floor=score.floor,
-            floor_s=score.floor_after_s,
-        ),
-        RetryRules(retry.first_s, retry.spread, retry.cap_s),
-    )
 
 
 def liveness_limits(settings: LivenessSettings) -> LivenessLimits:

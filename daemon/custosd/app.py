@@ -24,7 +24,7 @@ import structlog
 import trio
 
 from custosd import __version__
-from custosd.acting import ActingHalf, Hands, Remembered, remembered, task_rules
+from custosd.acting import ActingHalf, Hands, Remembered, remembered
 from custosd.adapters.codec import MsgpackCodec
 from custosd.adapters.context import LocalContext
 from custosd.adapters.judges.opening import open_judge
@@ -33,11 +33,10 @@ from custosd.adapters.memory_coordination import MemoryCoordination
 from custosd.adapters.memory_spends import MemorySpends
 from custosd.adapters.places import ToldPlaces, open_places
 from custosd.adapters.postgres.actions import PostgresActions
-from custosd.adapters.postgres.bridge import Database, open_database
+from custosd.adapters.postgres.bridge import Database
 from custosd.adapters.postgres.coordination import PostgresCoordination
-from custosd.adapters.postgres.embedded import embedded_postgres
 from custosd.adapters.postgres.migrations import Migration, migrate
-from custosd.adapters.postgres.served import served_dsn
+from custosd.adapters.postgres.opening import open_postgres
 from custosd.adapters.postgres.spends import PostgresSpends
 from custosd.adapters.postgres.store import PostgresStore
 from custosd.adapters.postgres.tasks import PostgresTasks
@@ -49,19 +48,19 @@ from custosd.adapters.transcripts.limits import ReadLimits
 from custosd.adapters.transcripts.registry import format_named, recognise
 from custosd.adapters.transcripts.source import SourceSettings, open_source
 from custosd.adapters.transcripts.tail import Formats
+from custosd.config.budgets import budgets_of
 from custosd.config.in_force import InForce
 from custosd.config.reading import Origin, Reading
 from custosd.config.section import KeyPath
 from custosd.config.settings import Config, RootSettings, TranscriptSettings
 from custosd.core.agents import AgentId
 from custosd.core.coherence import FleetStatus
-from custosd.core.errors import ConfigError, StoreConflict, StoreError, StoreUnavailable
+from custosd.core.errors import ConfigError, StoreConflict, StoreUnavailable
 from custosd.core.evidence import Condition, Value
 from custosd.core.facts import DaemonStarted, DaemonStopped, Entry, Fact, SweepFinished
 from custosd.core.folds import Folds
 from custosd.core.guardian import GuardianLimits
 from custosd.core.lives import LifeView
-from custosd.core.money import Budgets, ModelBudget
 from custosd.core.money_words import money_explained
 from custosd.core.view import FleetView
 from custosd.core.view import Hands as FleetHands
@@ -119,8 +118,6 @@ _START = replace(
     retry_on=lambda error: isinstance(error, StoreUnavailable | StoreConflict),
 )
 
-SYSTEM_STATE = Path("/var/lib/custosd")
-"""Where the daemon of systemd/custosd.service keeps its state (StateDirectory=)."""
 
 POLICY = RestartPolicy(most=5, period_s=300.0)
 """Our own services: a failing one is run again, a hopeless one ends the daemon."""
@@ -519,24 +516,6 @@ def _adopt(config: Config, wires: _Wires) -> None:
     wires.purse.adopt(budgets_of(config))
 
 
-def budgets_of(config: Config) -> Budgets:
-    """What judging may cost, as the core takes it; of models those that have a price."""
-    money = config.money
-    windows = {
-        model.name: ModelBudget(model.window_5h_usd, model.window_week_usd)
-        for model in config.models
-        if model.costs
-    }
-    return Budgets(
-        money.agent_day_usd,
-        money.fleet_day_usd,
-        money.share,
-        money.share_floor_usd,
-        money.warn_share,
-        MappingProxyType(windows),
-    )
-
-
 def named_by(config: Config) -> Named:
     """Whose transcripts lie where, as the agents' tables say."""
     folders = {
@@ -675,60 +654,6 @@ async def _say_farewell(config: Config, outside: Outside, wires: _Wires) -> None
         await outside.store.beat(_beat(config, outside, wires, stopped=True))
     except Exception as error:  # noqa: BLE001 - a stop goes on whatever the store says
         log.warning("store.lost", during="stop", error=str(error), waiting=1)
-
-
-@asynccontextmanager
-async def open_postgres(
-    config: Config, environ: Mapping[str, str], *, serve: bool = True
-) -> AsyncGenerator[Database]:
-    """The database that the configuration names, whatever its schema.
-
-    Without a DSN, a private server is run for the block (`serve`), or the one that a
-    running daemon serves is used.
-    """
-    store, state = config.store, config.daemon.state_folder(environ)
-    async with AsyncExitStack() as stack:
-        dsn = store.dsn
-        if not dsn and serve:
-            data_dir = store.embedded.data_folder(state)
-            server = await stack.enter_async_context(
-                embedded_postgres(
-                    data_dir,
-                    binaries=store.embedded.binaries,
-                    shared_buffers_bytes=store.embedded.shared_buffers_bytes,
-                )
-            )
-            dsn = server.dsn
-        elif not dsn:
-            dsn = _served(config, environ)
-        secret = store.password(environ)
-        yield await stack.enter_async_context(
-            open_database(
-                dsn,
-                password=secret.read() if secret else None,
-                pool_size=store.pool_size,
-                acquire_timeout_s=store.acquire_timeout_s,
-                statement_timeout_s=store.statement_timeout_s,
-                connect_timeout_s=store.connect_timeout_s,
-            )
-        )
-
-
-def _served(config: Config, environ: Mapping[str, str]) -> str:
-    """The DSN of the server that a running daemon serves: the user's own, else the system's.
-
-    Only the system's daemon is told its state folder by systemd; whoever asks from a shell
-    has to know it. Raises as `served_dsn` does.
-    """
-    embedded = config.store.embedded
-    own = embedded.data_folder(config.daemon.state_folder(environ))
-    try:
-        return served_dsn(own)
-    except StoreError:
-        told = config.daemon.state_dir or environ.get("STATE_DIRECTORY")
-        if told or not SYSTEM_STATE.is_dir():
-            raise
-        return served_dsn(embedded.data_folder(SYSTEM_STATE))
 
 
 async def prepare_schema(database: Database, manager: ReadinessPort) -> None:
@@ -897,7 +822,7 @@ async def _run_looked_at(
                 PostgresActions(database),
                 watch,
                 now_utc,
-                PostgresTasks(database, task_rules(config.tasks)),
+                PostgresTasks(database, config.tasks.rules()),
             ),
             reread or (lambda: reading),
             hangups or Latest(0),

@@ -24,6 +24,7 @@ from custosd.adapters.control_socket import (
 )
 from custosd.cli import acts
 from custosd.cli.acts import act_commands, control_path
+from custosd.cli.budget import budget
 from custosd.cli.exit_codes import BAD_CONFIG, FAILURE, NO_PERMISSION, NOT_RUNNING, OK, USAGE
 from custosd.config.reading import read_config
 from custosd.core.acts import TELLING, Act, ActAnswer, ActOutcome, ActRequest
@@ -104,7 +105,7 @@ def group(ctx: click.Context, config: str) -> None:
     ctx.obj = {"config": [config], "log_format": None, "log_level": None}
 
 
-for _command in act_commands:
+for _command in (*act_commands, budget):
     group.add_command(_command)
 
 Run = Callable[..., Result]
@@ -189,7 +190,7 @@ def test_whatever_changes_something_can_be_tried(
 
 def test_all_acts_have_a_command() -> None:
     elsewhere = {Act.ENROL, Act.DISMISS, Act.TASK}  # `custosd drill`, `custosd task`
-    assert {command.name for command in act_commands} == {*Act} - elsewhere
+    assert {command.name for command in (*act_commands, budget)} == {*Act} - elsewhere
 
 
 @pytest.mark.parametrize("words", [words for words, _ in COMMANDS], ids=lambda words: words[0])

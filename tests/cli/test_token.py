@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from tests.cli.conftest import Watched
 
 from custosd.adapters.postgres.actions import PostgresActions
-from custosd.app import open_postgres
+from custosd.adapters.postgres.opening import open_postgres
 from custosd.cli.token import token
 from custosd.config.reading import read_config
 from custosd.config.sources import locate_config

@@ -20,7 +20,6 @@ from custosd.adapters.control_socket import (
     ask,
     socket_path,
 )
-from custosd.cli.budget import stored_budget
 from custosd.cli.exit_codes import FAILURE, NO_PERMISSION, NOT_RUNNING, OK
 from custosd.cli.settings import log_for_a_command, settings_to_reach_the_daemon
 from custosd.cli.showing import Look, printable
@@ -90,7 +89,7 @@ class _Time(click.ParamType[str]):
 
 
 @dataclass(frozen=True, slots=True)
-class _Door:
+class Door:
     """Where and how one command asks, as its options say."""
 
     socket: Path | None
@@ -150,19 +149,19 @@ _until = click.option("--until", type=_Time(), help="Until when: 2026-01-31T18:0
 _agent = click.argument("agent")
 
 
-def _telling(command: Callable[..., None]) -> Callable[..., None]:
+def telling(command: Callable[..., None]) -> Callable[..., None]:
     """A command that asks and changes nothing; it is given its door."""
 
     @wraps(command)
     def asking(socket: Path | None, as_json: bool, dry_run: bool = False, **words: Any) -> None:
-        command(_Door(socket, as_json, dry_run), **words)
+        command(Door(socket, as_json, dry_run), **words)
 
     return _socket(_json(asking))
 
 
 def _changing(command: Callable[..., None]) -> Callable[..., None]:
     """A command that changes something, or with --dry-run only says what it would."""
-    return _dry_run(_telling(command))
+    return _dry_run(telling(command))
 
 
 # --- tell an agent something ----------------------------------------------------------------
@@ -181,7 +180,7 @@ def _changing(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--wait", "wait_s", type=_Duration(), help="Wait so long for it to arrive: 20s.")
 @click.option("--key", default="", help="Of one key there is one message, however often asked.")
 @_changing
-def steer(door: _Door, agent: str, text: str, kind: str, wait_s: float | None, key: str) -> None:
+def steer(door: Door, agent: str, text: str, kind: str, wait_s: float | None, key: str) -> None:
     """Tell AGENT a TEXT ("-": from standard input), whatever the mode of steering is.
 
     Exits with 1 where it is known that the text will not arrive.
@@ -196,7 +195,7 @@ def steer(door: _Door, agent: str, text: str, kind: str, wait_s: float | None, k
 @click.command("approve")
 @click.argument("id_", metavar="ID")
 @_changing
-def approve(door: _Door, id_: str) -> None:
+def approve(door: Door, id_: str) -> None:
     """Let the proposed message ID go out."""
     door.ask(Act.APPROVE, id_)
 
@@ -204,7 +203,7 @@ def approve(door: _Door, id_: str) -> None:
 @click.command("reject")
 @click.argument("id_", metavar="ID")
 @_changing
-def reject(door: _Door, id_: str) -> None:
+def reject(door: Door, id_: str) -> None:
     """Keep the proposed message ID from going out."""
     door.ask(Act.REJECT, id_)
 
@@ -216,7 +215,7 @@ def reject(door: _Door, id_: str) -> None:
 @_agent
 @_reason
 @_changing
-def restart(door: _Door, agent: str, reason: str) -> None:
+def restart(door: Door, agent: str, reason: str) -> None:
     """Restart AGENT, also when it is well: it is stopped, started and told where it was."""
     door.ask(Act.RESTART, agent, reason=reason)
 
@@ -225,7 +224,7 @@ def restart(door: _Door, agent: str, reason: str) -> None:
 @_agent
 @_reason
 @_changing
-def quarantine(door: _Door, agent: str, reason: str) -> None:
+def quarantine(door: Door, agent: str, reason: str) -> None:
     """Watch AGENT, and neither restart nor steer it until it is released."""
     door.ask(Act.QUARANTINE, agent, reason=reason)
 
@@ -234,7 +233,7 @@ def quarantine(door: _Door, agent: str, reason: str) -> None:
 @_agent
 @_reason
 @_changing
-def release(door: _Door, agent: str, reason: str) -> None:
+def release(door: Door, agent: str, reason: str) -> None:
     """Let AGENT out of quarantine; its count of restarts begins anew."""
     door.ask(Act.RELEASE, agent, reason=reason)
 
@@ -245,7 +244,7 @@ def release(door: _Door, agent: str, reason: str) -> None:
 @_until
 @_reason
 @_changing
-def pause(door: _Door, agent: str, for_s: float | None, until: str | None, reason: str) -> None:
+def pause(door: Door, agent: str, for_s: float | None, until: str | None, reason: str) -> None:
     """Go on watching AGENT, or the whole fleet, and do nothing about it until it is resumed."""
     door.ask(Act.PAUSE, agent, for_s=for_s, until=until, reason=reason)
 
@@ -254,7 +253,7 @@ def pause(door: _Door, agent: str, for_s: float | None, until: str | None, reaso
 @click.argument("agent", metavar="AGENT|fleet")
 @_reason
 @_changing
-def resume(door: _Door, agent: str, reason: str) -> None:
+def resume(door: Door, agent: str, reason: str) -> None:
     """End a pause."""
     door.ask(Act.RESUME, agent, reason=reason)
 
@@ -262,7 +261,7 @@ def resume(door: _Door, agent: str, reason: str) -> None:
 @click.command("estop")
 @_reason
 @_changing
-def estop(door: _Door, reason: str) -> None:
+def estop(door: Door, reason: str) -> None:
     """Stop, at once, everything that the daemon does to agents; they themselves go on."""
     door.ask(Act.ESTOP, FLEET, reason=reason)
 
@@ -270,7 +269,7 @@ def estop(door: _Door, reason: str) -> None:
 @click.command("thaw")
 @_reason
 @_changing
-def thaw(door: _Door, reason: str) -> None:
+def thaw(door: Door, reason: str) -> None:
     """End an emergency stop."""
     door.ask(Act.THAW, FLEET, reason=reason)
 
@@ -286,7 +285,7 @@ def thaw(door: _Door, reason: str) -> None:
 @_until
 @_reason
 @_changing
-def silence(door: _Door, subject: str, for_s: float | None, until: str | None, reason: str) -> None:
+def silence(door: Door, subject: str, for_s: float | None, until: str | None, reason: str) -> None:
     """Send no notice about an agent, a concern or the fleet for a time."""
     door.ask(Act.SILENCE, subject, for_s=for_s, until=until, reason=reason)
 
@@ -297,7 +296,7 @@ def silence(door: _Door, subject: str, for_s: float | None, until: str | None, r
 @_until
 @_reason
 @_changing
-def ack(door: _Door, id_: str, for_s: float | None, until: str | None, reason: str) -> None:
+def ack(door: Door, id_: str, for_s: float | None, until: str | None, reason: str) -> None:
     """Say that a concern, or an incident, is known: there is no further notice of it."""
     door.ask(Act.ACK, id_, for_s=for_s, until=until, reason=reason)
 
@@ -307,8 +306,8 @@ def ack(door: _Door, id_: str, for_s: float | None, until: str | None, reason: s
 
 @click.command("why")
 @_agent
-@_telling
-def why(door: _Door, agent: str) -> None:
+@telling
+def why(door: Door, agent: str) -> None:
     """Show the chain of evidence to AGENT's present state, with the settings that decide.
 
     \b
@@ -324,8 +323,8 @@ def why(door: _Door, agent: str) -> None:
 
 @click.command("forecast")
 @_agent
-@_telling
-def forecast(door: _Door, agent: str) -> None:
+@telling
+def forecast(door: Door, agent: str) -> None:
     """Say what will happen to AGENT, when, and unless what.
 
     \b
@@ -337,8 +336,8 @@ def forecast(door: _Door, agent: str) -> None:
 
 
 @click.command("tasks")
-@_telling
-def tasks(door: _Door) -> None:
+@telling
+def tasks(door: Door) -> None:
     """Show the daemon's tasks as a tree, and where each one waits.
 
     \b
@@ -352,31 +351,9 @@ def tasks(door: _Door) -> None:
 
 @click.command("reload")
 @_changing
-def reload(door: _Door) -> None:
+def reload(door: Door) -> None:
     """Have the daemon read its configuration again; if it is wrong, the old one stays."""
     door.ask(Act.RELOAD)
-
-
-@click.group("budget")
-def budget() -> None:
-    """What judging may cost, and has cost."""
-
-
-@budget.command("show")
-@_telling
-def budget_show(door: _Door) -> None:
-    """Show every limit: what is spent, reserved and left, when it resets, and who judges.
-
-    Where no daemon runs, what it left in its database is shown.
-
-    \b
-    JSON:    outcome message detail
-    detail:  at_utc source own_usd fleet_usd (null: not known) share share_most
-             unwritten skips limits lines
-    limits:  id scope subject span most_usd spent_usd reserved_usd left_usd
-             used_share resets_at_utc rung (as_asked, smaller, rules)
-    """  # noqa: D301 - click's mark of a paragraph that is not wrapped
-    door.ask(Act.BUDGET, instead=stored_budget)
 
 
 act_commands: tuple[click.Command, ...] = (
@@ -395,7 +372,6 @@ act_commands: tuple[click.Command, ...] = (
     why,
     forecast,
     tasks,
-    budget,
     reload,
 )
 

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import click
 
-from custosd.adapters.beats.socket import SOCKET_NAME
 from custosd.cli.acts import control_path
 from custosd.cli.exit_codes import FAILURE, TEMPORARY, USAGE
 from custosd.cli.settings import settings_to_reach_the_daemon
 from custosd.cli.showing import printable
-from custosd.client import BeatRefused, Client, ClientError, NotDelivered
+from custosd.client import SYSTEM_SOCKET, BeatRefused, Client, ClientError, NotDelivered
 from custosd.config.quantities import parse_duration
 from custosd.core.beats import BeatStatus, WaitKind
 
@@ -104,7 +103,9 @@ def beat(
         raise click.UsageError("a wait is declared with --wait and --expected together")
     if not socket and not url and not {"CUSTOSD_SOCKET", "CUSTOSD_URL"} & os.environ.keys():
         socket = str(
-            control_path(settings_to_reach_the_daemon(ctx), os.environ).with_name(SOCKET_NAME)
+            control_path(settings_to_reach_the_daemon(ctx), os.environ).with_name(
+                Path(SYSTEM_SOCKET).name
+            )
         )
     token = token_file.read_text("utf-8").strip() if token_file else None
     client = Client(agent, epoch, socket, url, token, timeout_s=timeout_s, strict=True)

@@ -1,13 +1,17 @@
-"""What judging has cost, read from the database where no daemon runs."""
+"""`custosd budget`: what judging has cost, also from the database where no daemon runs."""
 
 import os
 
+import click
+
 from custosd.adapters.memory_spends import MemorySpends
+from custosd.adapters.postgres.opening import open_postgres
 from custosd.adapters.postgres.spends import PostgresSpends
-from custosd.app import budgets_of, open_postgres
+from custosd.cli.acts import Door, telling
 from custosd.cli.settings import run_to_the_end
+from custosd.config.budgets import budgets_of
 from custosd.config.settings import Config
-from custosd.core.acts import ActAnswer, ActOutcome
+from custosd.core.acts import Act, ActAnswer, ActOutcome
 from custosd.core.money_words import money_explained
 from custosd.flow.clock import wall_clock
 from custosd.ports import SpendStore
@@ -15,6 +19,28 @@ from custosd.services.purse import Purse
 
 SOURCE = "the database: no daemon runs"
 EMPTY = "nowhere: no daemon ever ran here"
+
+
+@click.group("budget")
+def budget() -> None:
+    """What judging may cost, and has cost."""
+
+
+@budget.command("show")
+@telling
+def budget_show(door: Door) -> None:
+    """Show every limit: what is spent, reserved and left, when it resets, and who judges.
+
+    Where no daemon runs, what it left in its database is shown.
+
+    \b
+    JSON:    outcome message detail
+    detail:  at_utc source own_usd fleet_usd (null: not known) share share_most
+             unwritten skips limits lines
+    limits:  id scope subject span most_usd spent_usd reserved_usd left_usd
+             used_share resets_at_utc rung (as_asked, smaller, rules)
+    """  # noqa: D301 - click's mark of a paragraph that is not wrapped
+    door.ask(Act.BUDGET, instead=stored_budget)
 
 
 def stored_budget(config: Config) -> ActAnswer:

@@ -13,8 +13,8 @@ import trio
 from rich.table import Table
 
 from custosd.adapters.control_socket import ControlDenied, DaemonNotRunning, ask
+from custosd.adapters.postgres.opening import open_postgres
 from custosd.adapters.postgres.store import PostgresStore
-from custosd.app import open_postgres
 from custosd.cli.acts import ANSWER_TIMEOUT_S, control_path
 from custosd.cli.exit_codes import FAILURE, NO_PERMISSION, NOT_RUNNING, OK
 from custosd.cli.settings import log_for_a_command, run_to_the_end, settings

@@ -10,8 +10,8 @@ import msgspec
 
 from custosd.adapters.postgres.actions import PostgresActions
 from custosd.adapters.postgres.coordination import PostgresCoordination
+from custosd.adapters.postgres.opening import open_postgres
 from custosd.api.coordination import claim_forms, finding_form, fleet_form
-from custosd.app import open_postgres
 from custosd.cli.settings import log_for_a_command, run_to_the_end, settings
 from custosd.cli.showing import Look, age, printable
 from custosd.config.settings import Config

@@ -1,22 +1,65 @@
-"""The command line: `custosd COMMAND`."""
+"""The command line: `custosd COMMAND`.
+
+A command's module is imported when that command is asked for: a beat out of an agent's shell
+does not read all of the daemon first.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
 
 import click
 
 from custosd import __version__
-from custosd.cli.acts import act_commands
-from custosd.cli.agents import agents, status
-from custosd.cli.analyze import analyze
-from custosd.cli.beat import beat
-from custosd.cli.config import config_commands
-from custosd.cli.demo import demo
-from custosd.cli.drill import drill
-from custosd.cli.fleet import fleet_commands
-from custosd.cli.run import migrate, run
-from custosd.cli.task import task
-from custosd.cli.token import token
+
+COMMANDS: Mapping[str, str] = {
+    "run": "run:run",
+    "demo": "demo:demo",
+    "migrate": "run:migrate",
+    "status": "agents:status",
+    "agents": "agents:agents",
+    "analyze": "analyze:analyze",
+    "beat": "beat:beat",
+    "token": "token:token",
+    "task": "task:task",
+    "drill": "drill:drill",
+    "steer": "acts:steer",
+    "approve": "acts:approve",
+    "reject": "acts:reject",
+    "restart": "acts:restart",
+    "quarantine": "acts:quarantine",
+    "release": "acts:release",
+    "pause": "acts:pause",
+    "resume": "acts:resume",
+    "estop": "acts:estop",
+    "thaw": "acts:thaw",
+    "silence": "acts:silence",
+    "ack": "acts:ack",
+    "why": "acts:why",
+    "forecast": "acts:forecast",
+    "tasks": "acts:tasks",
+    "budget": "budget:budget",
+    "reload": "acts:reload",
+    "conductor": "fleet:conductor",
+    "findings": "fleet:findings",
+    "claims": "fleet:claims",
+    "check-config": "config:check_config",
+    "config": "config:config_group",
+}
+"""Where each command is: a module of this package, and its name there."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _OnDemand(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*COMMANDS, *super().list_commands(ctx)})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in COMMANDS:
+            module, _, name = COMMANDS[cmd_name].partition(":")
+            self.add_command(getattr(import_module(f"custosd.cli.{module}"), name))
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_OnDemand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--config",
     "config_files",
@@ -41,21 +84,3 @@ def main(
 ) -> None:
     """Watch fleets of AI agents, judge where each one is going, and act."""
     ctx.obj = {"config": list(config_files), "log_format": log_format, "log_level": log_level}
-
-
-for command in (
-    run,
-    demo,
-    migrate,
-    status,
-    agents,
-    analyze,
-    beat,
-    token,
-    task,
-    drill,
-    *act_commands,
-    *fleet_commands,
-    *config_commands,
-):
-    main.add_command(command)

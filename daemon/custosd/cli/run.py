@@ -10,8 +10,9 @@ import click
 
 from custosd.adapters.postgres.migrations import migrate as apply
 from custosd.adapters.postgres.migrations import pending
+from custosd.adapters.postgres.opening import open_postgres
 from custosd.adapters.systemd import ServiceManager
-from custosd.app import open_postgres, run_daemon
+from custosd.app import run_daemon
 from custosd.cli.exit_codes import FAILURE
 from custosd.cli.settings import (
     log_for_a_command,

@@ -13,10 +13,9 @@ import click
 import trio
 from rich.table import Table
 
-from custosd.acting import task_rules
 from custosd.adapters.control_socket import ControlDenied, ControlSocketError, DaemonNotRunning, ask
+from custosd.adapters.postgres.opening import open_postgres
 from custosd.adapters.postgres.tasks import PostgresTasks
-from custosd.app import open_postgres
 from custosd.cli.acts import ANSWER_TIMEOUT_S, control_path
 from custosd.cli.exit_codes import FAILURE, NO_PERMISSION, NOT_RUNNING, OK
 from custosd.cli.settings import (
@@ -91,7 +90,7 @@ def _read(ctx: click.Context, call: Callable[[TaskStore], Any]) -> Any:
 
 async def _read_from(call: Callable[[TaskStore], Any], config: Config) -> Any:
     async with open_postgres(config, os.environ, serve=False) as database:
-        return await call(PostgresTasks(database, task_rules(config.tasks)))
+        return await call(PostgresTasks(database, config.tasks.rules()))
 
 
 @task.command("list")

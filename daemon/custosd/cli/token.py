@@ -11,7 +11,7 @@ import click
 
 from custosd.adapters.control_socket import user_names
 from custosd.adapters.postgres.actions import PostgresActions
-from custosd.app import open_postgres
+from custosd.adapters.postgres.opening import open_postgres
 from custosd.cli.settings import log_for_a_command, run_to_the_end, settings
 from custosd.cli.showing import Look, age, printable
 from custosd.config.settings import Config

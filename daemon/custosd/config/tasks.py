@@ -5,6 +5,7 @@ from typing import Annotated
 
 from custosd.config.kinds import Amount, Count, Duration
 from custosd.config.section import Conflict, Section, default, in_order, section
+from custosd.core.tasks import RetryRules, ScoreRules, TaskRules
 
 _Weight = Amount(0, 1, "share of the score")
 
@@ -72,6 +73,26 @@ class TaskSettings(Section):
     )
     retry: RetrySettings = section(RetrySettings)
     score: ScoreSettings = section(ScoreSettings)
+
+    def rules(self) -> TaskRules:
+        """The settings as stores take them."""
+        score, retry = self.score, self.retry
+        return TaskRules(
+            ScoreRules(
+                score.priority,
+                score.age,
+                score.deadline,
+                score.blocking,
+                score.retries,
+                age_s=score.full_age_s,
+                deadline_s=score.near_deadline_s,
+                blockers=score.blockers,
+                boost=score.boost,
+                floor=score.floor,
+                floor_s=score.floor_after_s,
+            ),
+            RetryRules(retry.first_s, retry.spread, retry.cap_s),
+        )
 
     def conflicts(self) -> Iterator[Conflict]:
         """See `Section.conflicts`."""

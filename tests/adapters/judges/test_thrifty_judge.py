@@ -27,7 +27,7 @@ from custosd.adapters.models.guarded import GuardedModel
 from custosd.adapters.models.model import Prices
 from custosd.adapters.models.scripted import ScriptedModel
 from custosd.adapters.models.till import Till
-from custosd.app import budgets_of
+from custosd.config.budgets import budgets_of
 from custosd.config.problems import InvalidConfig
 from custosd.config.reading import read_config
 from custosd.config.settings import Config
