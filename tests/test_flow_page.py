@@ -6,9 +6,9 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 PAGE = PROJECT / "daemon" / "FLOW.md"
-OWN = frozenset({"accepting", "alarm", "clock", "gauge", "latest", "line", "local_socket"}) | {
-    *("pulse", "renewal", "schedule", "stopping", "supervise", "triggers")
-}
+OWN = frozenset(
+    {"accepting", "alarm", "clock", "gate", "gauge", "latest", "line", "local_socket"}
+) | {*("pulse", "renewal", "rounds", "schedule", "stopping", "supervise", "triggers")}
 """What the daemon is built with, and nobody else needs."""
 
 

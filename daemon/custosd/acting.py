@@ -54,6 +54,8 @@ from custosd.ports import (
 from custosd.services.acts import ActPorts, Acts
 from custosd.services.alerting import keep_alerts
 from custosd.services.beats import BeatRegister
+from custosd.services.cycle import CyclePorts
+from custosd.services.emergency import Emergency
 from custosd.services.enrolments import Enrolments, Form
 from custosd.services.explainer import Explainer
 from custosd.services.holds import Holds
@@ -354,6 +356,8 @@ class ActingHalf:
         reload: Callable[[], Awaitable[ConfigReloaded]],
         setting_of: SettingOf = only_keys,
         budget: Callable[[], Explanation] | None = None,
+        emergency: Emergency | None = None,
+        cycle: CyclePorts | None = None,
     ) -> Acts:
         """What the doors for acts lead to."""
         explainer = Explainer(
@@ -374,6 +378,8 @@ class ActingHalf:
                 reload,
                 self.enrolments,
                 budget,
+                emergency,
+                cycle,
             ),
             lambda: self._view.value,
             self.facts,
@@ -407,6 +413,7 @@ class ActingHalf:
                 settings.probe_concurrency,
                 settings.stall_s,
                 settings.flush_s,
+                settings.health_s,
             ),
         )
         await watch.run(pulses, task_status=task_status)

@@ -27,7 +27,7 @@ from custosd import __version__
 from custosd.acting import ActingHalf, Hands, Remembered, remembered
 from custosd.adapters.codec import MsgpackCodec
 from custosd.adapters.context import LocalContext
-from custosd.adapters.judges.opening import open_judge
+from custosd.adapters.judges.opening import open_judge, priced_models
 from custosd.adapters.judges.pair_rules import RulesPairJudge
 from custosd.adapters.memory_coordination import MemoryCoordination
 from custosd.adapters.memory_spends import MemorySpends
@@ -57,10 +57,18 @@ from custosd.core.agents import AgentId
 from custosd.core.coherence import FleetStatus
 from custosd.core.errors import ConfigError, StoreConflict, StoreUnavailable
 from custosd.core.evidence import Condition, Value
-from custosd.core.facts import DaemonStarted, DaemonStopped, Entry, Fact, SweepFinished
+from custosd.core.facts import (
+    ConductorSwept,
+    DaemonStarted,
+    DaemonStopped,
+    Entry,
+    Fact,
+    SweepFinished,
+)
 from custosd.core.folds import Folds
 from custosd.core.guardian import GuardianLimits
 from custosd.core.lives import LifeView
+from custosd.core.money import Rung
 from custosd.core.money_words import money_explained
 from custosd.core.view import FleetView
 from custosd.core.view import Hands as FleetHands
@@ -70,6 +78,7 @@ from custosd.flow.monitor import Monitor, Observer, in_force, monitor_in_force
 from custosd.flow.pulse import Pulse, Pulses
 from custosd.flow.renewal import Renewal
 from custosd.flow.retry import FailedAttempt, retry
+from custosd.flow.rounds import Rounds
 from custosd.flow.supervise import Failure, RestartPolicy
 from custosd.local import local_hands
 from custosd.ports import (
@@ -89,6 +98,9 @@ from custosd.services.conductor import (
     ConductorSetup,
     conduct_fleet,
 )
+from custosd.services.cycle import CyclePorts
+from custosd.services.emergency import Emergency, EmergencyPorts
+from custosd.services.examinations import Examinations
 from custosd.services.gauges import fleet_gauges, money_gauges, queue_gauges
 from custosd.services.guardian import Guardian, GuardianPorts, GuardianSetup, guard_trajectories
 from custosd.services.ingest import follow_transcripts, store_rest
@@ -175,6 +187,15 @@ class Outside:
 
 
 @dataclass(frozen=True, slots=True)
+class _Judging:
+    """Where sweeps and analyses are asked for; lives longer than those who do them."""
+
+    sweeps: Rounds[SweepFinished]
+    fleet_sweeps: Rounds[ConductorSwept]
+    examinations: Examinations
+
+
+@dataclass(frozen=True, slots=True)
 class _Wires:
     """What runs between the services."""
 
@@ -191,6 +212,7 @@ class _Wires:
     """What waits between the services, by queue."""
     maker: EntryMaker
     purse: Purse
+    judging: _Judging
 
 
 async def supervise_fleet(
@@ -256,6 +278,11 @@ async def supervise_fleet(
             waiting,
             maker,
             purse,
+            _Judging(
+                Rounds("guardian", outside.now_utc),
+                Rounds("conductor", outside.now_utc),
+                Examinations(),
+            ),
         )
         await consumers.start(_recorder, config, outside, wires, entries, in_hand)
         await consumers.start(_board, config, wires, facts, entries_in, maker)
@@ -394,6 +421,8 @@ async def _start_producers(
                     _guardian(now, outside, wires, judge, pulse),
                     lambda: wires.view.value,
                     now.guardian.interval_s,
+                    rounds=wires.judging.sweeps,
+                    examinations=wires.judging.examinations,
                     swept=lambda sweep: outside.swept(sweep, wires.view.value),
                     task_status=task_status,
                 )
@@ -401,7 +430,7 @@ async def _start_producers(
     async def conductor(now: Config, task_status: trio.TaskStatus[None]) -> None:
         with pulses.watched("conductor") as pulse:
             made = _conductor(now, outside, wires, pulse)
-            await conduct_fleet(made, task_status=task_status)
+            await conduct_fleet(made, wires.judging.fleet_sweeps, task_status=task_status)
 
     async def vitals(_now: Config, task_status: trio.TaskStatus[None]) -> None:
         with pulses.watched("vitals") as pulse:
@@ -450,7 +479,11 @@ async def _start_producers(
             return not stale, tuple(f"no progress: {name}" for name in stale)
 
         acts = acting.acts(
-            reload.reload, in_force.setting, lambda: money_explained(wires.purse.shown())
+            reload.reload,
+            in_force.setting,
+            lambda: money_explained(wires.purse.shown()),
+            _emergency(wires),
+            CyclePorts(wires.judging.sweeps.ask, wires.judging.fleet_sweeps.ask),
         )
         exposition = Exposition(monitor_in_force(), lambda: _gauges(wires))
         await acting.serve_doors(
@@ -509,6 +542,29 @@ async def _keep_money(wires: _Wires, task_status: trio.TaskStatus[None]) -> None
     facts = wires.facts.clone()
     with wires.pulses.watched("money") as pulse:
         await wires.purse.keep(lambda: wires.view.value, facts, pulse, task_status=task_status)
+
+
+def _emergency(wires: _Wires) -> Emergency:
+    def judge() -> str:
+        return wires.renewal.value.guardian.judge
+
+    def short_of_money(agent: AgentId) -> str:
+        limit = wires.purse.refused(agent)
+        for model in priced_models(wires.renewal.value, judge()):
+            rung, of = wires.purse.rung(agent, model)
+            limit = of if rung is not Rung.AS_ASKED else limit
+        return limit.id if limit is not None else ""
+
+    return Emergency(
+        EmergencyPorts(
+            wires.judging.examinations,
+            wires.judging.fleet_sweeps.ask,
+            wires.acting.steerer,
+            wires.view,
+            judge,
+            short_of_money,
+        )
+    )
 
 
 def _adopt(config: Config, wires: _Wires) -> None:

@@ -87,6 +87,7 @@ async def test_bytes_that_are_no_request_do_nothing(side: Side, data: bytes) -> 
         (ActOutcome.DONE, 200),
         (ActOutcome.WOULD_BE_DONE, 200),
         (ActOutcome.NOTHING_TO_DO, 200),
+        (ActOutcome.PARTLY_DONE, 200),
         (ActOutcome.REFUSED, 409),
         (ActOutcome.UNKNOWN_SUBJECT, 404),
         (ActOutcome.FAILED, 502),
@@ -134,3 +135,36 @@ async def test_a_fault_of_the_doors_is_one_answer_without_its_words(
     [line] = [line for line in logged if line["event"] == "http.failed"]
     assert line["route"] == ACTS
     assert (await side.ask("GET", "/-/healthy"))[0] == 200
+
+
+EMERGENCY = "/api/v1/emergency"
+ASKED = {"agents": ["ada", "bob"], "deadline_s": 30, "reason": "odd", "dry_run": True}
+
+
+async def test_an_emergency_is_an_act_for_several_agents(side: Side) -> None:
+    status, told = await side.ask("POST", EMERGENCY, json=ASKED, headers=bearer("root"))
+    assert (status, told["outcome"]) == (200, "done")
+    arguments = {"deadline_s": 30.0, "reason": "odd"}
+    assert side.acts.asked == [
+        ActRequest(Act.EMERGENCY, "token:root", "ada\nbob", "", arguments, dry_run=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("token", "status"), [("", 401), ("ops", 403), ("reader", 403), ("ada", 403), ("root", 200)]
+)
+async def test_an_emergency_needs_its_own_scope(side: Side, token: str, status: int) -> None:
+    headers = bearer(token) if token else {}
+    got, _ = await side.ask("POST", EMERGENCY, json={"agents": ["ada"]}, headers=headers)
+    assert got == status
+    assert len(side.acts.asked) == (1 if status == 200 else 0)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [{}, {"agents": "ada"}, {"agents": ["a\nb"]}, {"agents": [], "deadline": 5}, {"agents": [7]}],
+)
+async def test_an_emergency_that_makes_no_sense_asks_nothing(side: Side, form: Any) -> None:
+    status, told = await side.ask("POST", EMERGENCY, json=form, headers=bearer("root"))
+    assert (status, told["error"]) == (400, "malformed")
+    assert side.acts.asked == []

@@ -154,6 +154,13 @@ COMMANDS: list[tuple[list[str], Sent]] = [
     (["forecast", "bob"], (Act.FORECAST, "bob", "", {})),
     (["tasks"], (Act.TASKS, "", "", {})),
     (["budget", "show"], (Act.BUDGET, "", "", {})),
+    (["emergency", "bob"], (Act.EMERGENCY, "bob", "", {"deadline_s": 60.0})),
+    (
+        ["emergency", "bob", "ada", "--deadline", "2m"],
+        (Act.EMERGENCY, "bob\nada", "", {"deadline_s": 120.0}),
+    ),
+    (["cycle", "--once"], (Act.CYCLE, "", "", {"deadline_s": 60.0})),
+    (["cycle", "--once", "--timeout", "5s"], (Act.CYCLE, "", "", {"deadline_s": 5.0})),
 ]
 CHANGING = [words for words, sent in COMMANDS if sent[0] not in TELLING]
 
@@ -208,6 +215,7 @@ def test_every_command_says_what_it_is_for(run: Run, words: list[str]) -> None:
         (ActOutcome.DONE, OK),
         (ActOutcome.WOULD_BE_DONE, OK),
         (ActOutcome.NOTHING_TO_DO, OK),
+        (ActOutcome.PARTLY_DONE, FAILURE),
         (ActOutcome.REFUSED, FAILURE),
         (ActOutcome.FAILED, FAILURE),
         (ActOutcome.UNKNOWN_SUBJECT, FAILURE),
@@ -270,6 +278,9 @@ def test_who_may_not_ask_is_told_so(run: Run, served: Served) -> None:
         ["pause", "bob", "--until", "tomorrow"],
         ["estop", "bob"],
         ["why", "bob", "--dry-run"],
+        ["emergency"],
+        ["emergency", "bob", "--deadline", "soon"],
+        ["cycle"],
     ],
 )
 def test_a_line_that_makes_no_sense_asks_nothing(
@@ -323,6 +334,26 @@ def test_a_message_cannot_steer_the_terminal(run: Run, served: Served, outcome: 
     result = run(served.config, "restart", "bob")
     assert "\x1b" not in result.output
     assert "\u202e" not in result.output
+
+
+def test_what_is_there_is_shown_beside_what_is_missing(run: Run, served: Served) -> None:
+    """And the exit code is that of a failure: a script must not take a part for the whole."""
+    lines = ["ada  stuck, by rules", "missing   bob: not done by the deadline"]
+    served.door.answer = ActAnswer(ActOutcome.PARTLY_DONE, "1 of 2 agents", {"lines": lines})
+    result = run(served.config, "emergency", "ada", "bob")
+    assert result.exit_code == FAILURE
+    assert result.stdout.splitlines() == lines
+    assert result.stderr == "custosd: 1 of 2 agents\n"
+
+
+def test_where_no_daemon_runs_a_cycle_and_an_emergency_are_not_done(
+    run: Run, served: Served
+) -> None:
+    served.stop()
+    for words in (["cycle", "--once"], ["emergency", "bob"]):
+        result = run(served.config, *words)
+        assert (result.exit_code, result.stdout) == (NOT_RUNNING, "")
+        assert result.stderr.startswith("custosd: custosd is not running: nobody listens on ")
 
 
 def test_a_reload_names_the_keys(run: Run, served: Served) -> None:

@@ -3,6 +3,11 @@
     {"act": "pause", "subject": "builder-1", "arguments": {"reason": "maintenance"}}
     {"outcome": "done", "message": "builder-1 is paused", "detail": {...}}
 
+`POST /api/v1/emergency` is the act "emergency", for several agents: judged now, all at once.
+
+    {"agents": ["builder-1", "builder-2"], "deadline_s": 60}
+    {"outcome": "partly_done", "message": "1 of 2 ...", "detail": {"analyses": [...], ...}}
+
 Laws:
 
 1. Nothing is done without a token whose scopes name the act; `read` will do for those acts
@@ -12,7 +17,7 @@ Laws:
 3. An act that has begun goes on to its end, also when the one who asked has gone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 import msgspec
@@ -23,6 +28,7 @@ from starlette.responses import Response
 from custosd.api.answers import answer, problem, unauthorised
 from custosd.api.bearers import Tokens, known_bearer
 from custosd.api.bodies import Bodies
+from custosd.core.act_arguments import DEADLINE_S
 from custosd.core.acts import TELLING, Act, ActOutcome, ActRequest
 from custosd.core.secrets import without_secrets
 from custosd.core.tokens import Token
@@ -32,6 +38,7 @@ log = structlog.get_logger()
 
 STATUS: Mapping[ActOutcome, HTTPStatus] = {
     ActOutcome.DONE: HTTPStatus.OK,
+    ActOutcome.PARTLY_DONE: HTTPStatus.OK,
     ActOutcome.WOULD_BE_DONE: HTTPStatus.OK,
     ActOutcome.NOTHING_TO_DO: HTTPStatus.OK,
     ActOutcome.REFUSED: HTTPStatus.CONFLICT,
@@ -51,7 +58,15 @@ class _Asked(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     dry_run: bool = False
 
 
+class _Emergency(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    agents: list[str]
+    deadline_s: float = DEADLINE_S
+    reason: str = ""
+    dry_run: bool = False
+
+
 _asked = msgspec.json.Decoder(_Asked)
+_emergency = msgspec.json.Decoder(_Emergency)
 
 
 class ActsEndpoint:
@@ -64,12 +79,19 @@ class ActsEndpoint:
 
     async def post(self, request: Request) -> Response:
         """Do what the body asks for, if the token may."""
+        return await self._answered(request, _any_act)
+
+    async def post_emergency(self, request: Request) -> Response:
+        """Have the agents that the body names judged now, if the token may."""
+        return await self._answered(request, _an_emergency)
+
+    async def _answered(self, request: Request, read: Callable[[bytearray], _Asked]) -> Response:
         token = known_bearer(request, self._tokens)
         if token is None:
             return unauthorised("an act needs a token that is known: Authorization: Bearer ...")
         async with self._bodies.body_of(request) as body:
             try:
-                asked = _asked.decode(body)
+                asked = read(body)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 return problem(HTTPStatus.BAD_REQUEST, "malformed", _words(error))
         if not _may(token, asked.act):
@@ -90,6 +112,22 @@ class ActsEndpoint:
         words = without_secrets(done.message)
         form = {"outcome": done.outcome, "message": words, "detail": dict(done.detail)}
         return answer(STATUS[done.outcome], form)
+
+
+def _any_act(body: bytearray) -> _Asked:
+    return _asked.decode(body)
+
+
+def _an_emergency(body: bytearray) -> _Asked:
+    """Raises `msgspec.DecodeError`, also for a name of more than one line."""
+    asked = _emergency.decode(body)
+    if any("\n" in name for name in asked.agents):
+        raise msgspec.ValidationError("a name of an agent is one line")
+    arguments: dict[str, str | int | float | bool] = {"deadline_s": asked.deadline_s}
+    if asked.reason:
+        arguments["reason"] = asked.reason
+    names = "\n".join(asked.agents)
+    return _Asked(Act.EMERGENCY, names, "", arguments, asked.dry_run)
 
 
 def _may(token: Token, act: Act) -> bool:

@@ -57,9 +57,11 @@ class ApiPorts:
 def application(ports: ApiPorts, limits: BodyLimits) -> ASGIApp:
     """The whole HTTP side, as an ASGI application without a lifespan."""
     bodies = Bodies(limits)
+    acts = ActsEndpoint(ports.acts, ports.tokens, bodies)
     routes = [
         Route("/api/v1/beats", BeatsEndpoint(ports.beats, ports.tokens, bodies).post, methods=_P),
-        Route("/api/v1/acts", ActsEndpoint(ports.acts, ports.tokens, bodies).post, methods=_P),
+        Route("/api/v1/acts", acts.post, methods=_P),
+        Route("/api/v1/emergency", acts.post_emergency, methods=_P),
         Route("/-/healthy", _healthy, methods=["GET"]),
         Route("/-/ready", _readiness(ports.ready), methods=["GET"]),
     ]

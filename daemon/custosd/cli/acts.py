@@ -102,13 +102,15 @@ class Door:
         subject: str = "",
         text: str = "",
         instead: Callable[[Config], ActAnswer] | None = None,
+        deadline_s: float | None = None,
         **arguments: str | float | None,
     ) -> None:
         """Ask the daemon, show its answer, and end with the code that fits.
 
         Arguments that are None, and a reason that is empty, are not sent. `instead` answers
-        where no daemon runs and none was named.
+        where no daemon runs and none was named. `deadline_s` is sent, and waited for.
         """
+        arguments["deadline_s"] = deadline_s
         told = {
             name: value for name, value in arguments.items() if value is not None and value != ""
         }
@@ -128,7 +130,8 @@ class Door:
         path = self.socket or control_path(config, os.environ)
         log_for_a_command(ctx)
         try:
-            return trio.run(ask, path, request, ANSWER_TIMEOUT_S)
+            deadline_s = float(request.arguments.get("deadline_s", 0.0))
+            return trio.run(ask, path, request, ANSWER_TIMEOUT_S + deadline_s)
         except ControlSocketError as error:
             if instead is not None and isinstance(error, DaemonNotRunning) and not self.socket:
                 return instead(config)
@@ -274,6 +277,70 @@ def thaw(door: Door, reason: str) -> None:
     door.ask(Act.THAW, FLEET, reason=reason)
 
 
+# --- judge now ------------------------------------------------------------------------------
+
+
+@click.command("emergency")
+@click.argument("agents", metavar="AGENT...", nargs=-1, required=True)
+@click.option(
+    "--deadline",
+    "deadline_s",
+    type=_Duration(),
+    default="60s",
+    show_default=True,
+    help="How long it may take: 1s to 10m. What is not there by then is named.",
+)
+@_reason
+@_changing
+def emergency(door: _Door, agents: tuple[str, ...], deadline_s: float, reason: str) -> None:
+    """Have AGENTs judged now, all at once, and the fleet looked at as a whole.
+
+    Neither cadence nor "nothing has changed" counts, only the money does. What the verdicts ask
+    for is proposed as the mode of steering says. Exits with 1 where anything is missing.
+
+    \b
+    JSON:           outcome (done, partly_done, ...) message detail
+    detail:         analyses interventions fleet missing cost_usd took_s lines
+    analyses:       agent run verdict at_utc steps standing phase alignment confidence
+                    needs_steering summary evidence signals absent judge model
+                    cost_usd latency_s
+    interventions:  agent verdict kind reason message state (only_told, awaits_approval,
+                    awaits_agreement, not_proposed, queued, ...) id waits_for
+    missing:        agent (or part) why (deadline, judge_failed, no_transcript, no_money,
+                    unknown_agent, store_unavailable, defect) words
+    """  # noqa: D301 - click's mark of a paragraph that is not wrapped
+    door.ask(Act.EMERGENCY, "\n".join(agents), reason=reason, deadline_s=deadline_s)
+
+
+@click.command("cycle")
+@click.option("--once", is_flag=True, required=True, help="One cycle, now.")
+@click.option(
+    "--timeout",
+    "deadline_s",
+    type=_Duration(),
+    default="60s",
+    show_default=True,
+    help="How long it may take: 1s to 10m. A sweep that is not done by then goes on.",
+)
+@_reason
+@_changing
+def cycle(door: _Door, once: bool, deadline_s: float, reason: str) -> None:  # noqa: ARG001 - says so
+    """Have the guardian and the conductor sweep now, both at once, and wait for them.
+
+    Who asks while a sweep is under way waits for the next one, together with everybody else who
+    asked. Exits with 1 where a sweep failed or was not done in time.
+
+    \b
+    JSON:       outcome (done, partly_done, failed, ...) message detail
+    detail:     guardian conductor missing cost_usd lines
+    guardian:   agents due asked judged failed coverage cost_usd duration_s
+    conductor:  status score coverage agents duplicates conflicts asked failed
+                waiting cost_usd duration_s
+    missing:    part why (deadline, failed)
+    """  # noqa: D301 - click's mark of a paragraph that is not wrapped
+    door.ask(Act.CYCLE, reason=reason, deadline_s=deadline_s)
+
+
 # --- notices --------------------------------------------------------------------------------
 
 
@@ -373,6 +440,8 @@ act_commands: tuple[click.Command, ...] = (
     forecast,
     tasks,
     reload,
+    emergency,
+    cycle,
 )
 
 
@@ -396,12 +465,13 @@ def _code_of(error: ControlSocketError) -> int:
 def _show(act: Act, answer: ActAnswer) -> None:
     if answer.outcome not in _GOOD:
         click.echo(printable(f"custosd: {answer.message}", LINE_CHARS).plain, err=True)
+    if answer.outcome not in {*_GOOD, ActOutcome.PARTLY_DONE}:
         return
     look = Look()
     for line in _texts(answer.detail.get("lines")):
         heading = act is Act.WHY and not line.startswith(" ")
         look.line(printable(line, LINE_CHARS), style="bold" if heading else "")
-    if "lines" not in answer.detail:
+    if "lines" not in answer.detail and answer.outcome in _GOOD:
         look.line(printable(answer.message, LINE_CHARS))
     for key in _texts(answer.detail.get("changed"))[:KEYS_SHOWN]:
         look.line("  ", printable(key))

@@ -115,6 +115,9 @@ class LivenessSettings(Section):
     flush_s: Annotated[float, Duration("1s", "10m")] = default(
         "10s", "How often what is known of lives is stored."
     )
+    health_s: Annotated[float, Duration("1s", "10m")] = default(
+        "30s", "How often all lives are looked over, for a line in the log and for lost deadlines."
+    )
 
     def conflicts(self) -> Iterator[Conflict]:
         """See `Section.conflicts`."""

@@ -20,6 +20,11 @@ LONGEST_REASON = 500
 LONGEST_WAIT_S = 20.0
 """How long an answer may wait for what was asked for to arrive."""
 
+SHORTEST_DEADLINE_S = 1.0
+LONGEST_DEADLINE_S = 600.0
+DEADLINE_S = 60.0
+"""How long an emergency or a cycle may take, where nothing else is said."""
+
 
 class RefusedAct(CustosdError):
     """The request makes no sense, or may not be done; the message says why."""
@@ -78,6 +83,14 @@ def wait_of(request: ActRequest) -> float:
     if not 0 <= wait_s <= LONGEST_WAIT_S:
         raise RefusedAct(f"an answer waits at most {LONGEST_WAIT_S:g} s")
     return wait_s
+
+
+def deadline_of(request: ActRequest) -> float:
+    """How long the work may take, seconds; raises `RefusedAct`."""
+    deadline_s = _seconds(request.arguments.get("deadline_s", DEADLINE_S))
+    if not SHORTEST_DEADLINE_S <= deadline_s <= LONGEST_DEADLINE_S:
+        raise RefusedAct(f"a deadline is {SHORTEST_DEADLINE_S:g} to {LONGEST_DEADLINE_S:g} s")
+    return deadline_s
 
 
 def _seconds(given: object) -> float:

@@ -29,6 +29,8 @@ class Act(StrEnum):
     ENROL = "enrol"
     DISMISS = "dismiss"
     TASK = "task"
+    EMERGENCY = "emergency"
+    CYCLE = "cycle"
 
 
 TELLING = frozenset({Act.WHY, Act.FORECAST, Act.TASKS, Act.BUDGET})
@@ -41,7 +43,7 @@ class ActRequest:
 
     `author` is who asks, as the door found out: "uid:1000 (ada)", "token:ci". `subject` is
     the id of an agent (or a part that only one id has), of an intervention, an incident or a
-    concern, or "fleet"; "" where none is needed.
+    concern, or "fleet"; "" where none is needed. An emergency has several, one a line.
     """
 
     act: Act
@@ -55,9 +57,10 @@ class ActRequest:
 
 
 class ActOutcome(StrEnum):
-    """How a request ended."""
+    """How a request ended. PARTLY_DONE: `detail` names what is missing, and why."""
 
     DONE = "done"
+    PARTLY_DONE = "partly_done"
     WOULD_BE_DONE = "would_be_done"
     NOTHING_TO_DO = "nothing_to_do"
     REFUSED = "refused"

@@ -116,7 +116,11 @@ class SourceTroubled:
 
 @dataclass(frozen=True, slots=True)
 class SweepFinished:
-    """One guardian sweep: how many agents there are, changed, were asked about, judged."""
+    """One guardian sweep: how many agents there are, changed, were asked about, judged.
+
+    `cost_usd` is what the answers cost; `coverage` the share of agents whose last question got
+    an answer (None: there is nobody); `coalesced` the missed sweeps that it stands for.
+    """
 
     agents: int
     due: int
@@ -124,6 +128,9 @@ class SweepFinished:
     judged: int
     failed: int
     duration_s: float
+    cost_usd: float = 0.0
+    coverage: float | None = None
+    coalesced: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +138,7 @@ class ConductorSwept:
     """One look of the conductor at the whole fleet: what it read, found and could not judge.
 
     `score` is 0..1, None where nothing is known. `waiting` suspicions were left for later.
+    `cost_usd` is what the answers cost; `coalesced` the missed sweeps that it stands for.
     """
 
     status: FleetStatus
@@ -148,6 +156,8 @@ class ConductorSwept:
     failed: int
     waiting: int
     duration_s: float
+    cost_usd: float = 0.0
+    coalesced: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from custosd.core.act_arguments import (
     LONGEST_REASON,
     RefusedAct,
     check,
+    deadline_of,
     end_of,
     kind_of_message,
     reason_of,
@@ -43,6 +44,8 @@ from custosd.core.subjects import UnknownSubject, one_with_part, one_with_prefix
 from custosd.core.verdicts import SteeringKind
 from custosd.core.view import FleetView
 from custosd.flow.task_tree import task_tree
+from custosd.services.cycle import CyclePorts, cycle_form, cycle_words, run_cycle
+from custosd.services.emergency import Emergency, Missing, report_form, summary
 from custosd.services.explainer import Explainer
 from custosd.services.holds import Holds
 
@@ -59,7 +62,16 @@ LONGEST_SUBJECT_LOGGED = 200
 MOST_TASKS_TOLD = 2_000
 """Of how many tasks an answer tells; SIGUSR2 has all of them written."""
 
+MOST_AGENTS = 100
+"""Of how many agents an emergency can be."""
+
+_PAST_DEADLINE_S = 10.0
+"""How long an act with a deadline of its own may take beyond it, to say what it has."""
+
 _TELL_TIMEOUT_S = 5.0
+
+_WITH_DEADLINE = frozenset({Act.EMERGENCY, Act.CYCLE})
+_GOOD = frozenset({ActOutcome.DONE, ActOutcome.WOULD_BE_DONE})
 
 
 class Restarter(Protocol):
@@ -131,6 +143,7 @@ class ActPorts:
     """Everybody who does a part of what may be asked for. `enrolment` None: nobody comes in.
 
     `budget` tells of every limit of what judging may cost; None: nothing is known of money.
+    `emergency` and `cycle` None: nobody judges here.
     """
 
     holds: Holds
@@ -140,6 +153,8 @@ class ActPorts:
     reload: Callable[[], Awaitable[ConfigReloaded]]
     enrolment: Enrolment | None = None
     budget: Callable[[], Explanation] | None = None
+    emergency: Emergency | None = None
+    cycle: CyclePorts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +180,8 @@ class Acts:
     Arguments: `reason` (text; `text` of the request will do too, but for `steer`), `for_s`
     (seconds, at most 30 days; 0 ends a silence) or `until` (RFC 3339) of pause, silence and
     ack; of steer `kind` ("guidance", "correction", "emergency"), `key` (of one there is one
-    message) and `wait_s` (how long the answer waits for the delivery, at most 20 s).
+    message) and `wait_s` (how long the answer waits for the delivery, at most 20 s); of emergency
+    and cycle `deadline_s` (1 to 600, 60 unless given).
     """
 
     def __init__(
@@ -202,18 +218,29 @@ class Acts:
             Act.RELOAD: _Way(self._nobody, self._reload),
             Act.ENROL: _Way(self._newcomer, self._enrol, frozenset({"reason", *FORM})),
             Act.DISMISS: _Way(self._guest, self._dismiss),
+            Act.EMERGENCY: _Way(self._named, self._emergency, frozenset({"reason", "deadline_s"})),
+            Act.CYCLE: _Way(self._nobody, self._cycle, frozenset({"reason", "deadline_s"})),
         }
 
     async def perform(self, request: ActRequest) -> ActAnswer:
         """Do it, or say why not; see the laws of this module."""
         subject = request.subject
-        words = f"not done within {self._timeout_s:g} s; it may have been done in part"
+        timeout_s = self._timeout_of(request)
+        words = f"not done within {timeout_s:g} s; it may have been done in part"
         answer = ActAnswer(ActOutcome.FAILED, words)
-        with trio.move_on_after(self._timeout_s):
+        with trio.move_on_after(timeout_s):
             subject, answer = await self._done(request)
         if request.act not in TELLING:
             await self._tell(replace(request, subject=subject), answer)
         return answer
+
+    def _timeout_of(self, request: ActRequest) -> float:
+        if request.act not in _WITH_DEADLINE:
+            return self._timeout_s
+        try:
+            return deadline_of(request) + _PAST_DEADLINE_S
+        except RefusedAct:
+            return self._timeout_s
 
     async def _done(self, request: ActRequest) -> tuple[str, ActAnswer]:
         """Whom it was about, and what came of it."""
@@ -248,7 +275,8 @@ class Acts:
             outcome=answer.outcome,
             dry_run=request.dry_run,
         )
-        done = answer.outcome in {ActOutcome.DONE, ActOutcome.WOULD_BE_DONE}
+        # Of what judges, it is told what came of it too.
+        done = answer.outcome in _GOOD and request.act not in _WITH_DEADLINE
         fact = ActPerformed(
             request.act,
             request.author,
@@ -480,6 +508,67 @@ class Acts:
             self._ports.enrolment.dismiss(agent)
         return ActAnswer(ActOutcome.DONE, f"{agent} is watched no longer")
 
+    # --- judging now -----------------------------------------------------------------------
+
+    async def _named(self, names: str) -> str:
+        """Several agents, one a line; who they are is found out for each."""
+        wanted = [name for line in names.split("\n") if (name := line.strip())]
+        if not wanted:
+            raise RefusedAct("an emergency is about agents: name them")
+        if len(wanted) > MOST_AGENTS:
+            raise RefusedAct(f"an emergency is about at most {MOST_AGENTS} agents")
+        known: dict[str, None] = {}
+        unknown: list[UnknownSubject] = []
+        for name in wanted:
+            try:
+                known[one_with_part(name, self._agents(), "agent")] = None
+            except UnknownSubject as error:
+                known[name] = None
+                unknown.append(error)
+        if len(unknown) == len(wanted):
+            words = "; ".join(str(error) for error in unknown)[:LONGEST_REASON]
+            raise UnknownSubject(words, unknown[0].candidates)
+        return "\n".join(known)
+
+    async def _emergency(self, request: ActRequest) -> ActAnswer:
+        if self._ports.emergency is None:
+            raise RefusedAct("nobody judges here")
+        deadline_s = deadline_of(request)
+        agents: dict[AgentId, None] = {}
+        unknown: list[Missing] = []
+        for name in request.subject.split("\n"):
+            try:
+                agents[AgentId(one_with_part(name, self._agents(), "agent"))] = None
+            except UnknownSubject as error:
+                unknown.append(Missing(name, "unknown_agent", str(error)))
+        if request.dry_run:
+            names = ", ".join(agents)
+            words = f"would be judged now, at most {deadline_s:g} s: {names}"
+            missing = [one.form() for one in unknown]
+            return _would(words, {"agents": list(agents), "missing": missing})
+        report = await self._ports.emergency.analyse(list(agents), deadline_s)
+        report.missing[:0] = unknown
+        outcome = ActOutcome.DONE
+        if report.missing:
+            some = report.analysed() or report.fleet
+            outcome = ActOutcome.PARTLY_DONE if some else ActOutcome.FAILED
+        return ActAnswer(outcome, summary(report), report_form(report))
+
+    async def _cycle(self, request: ActRequest) -> ActAnswer:
+        if self._ports.cycle is None:
+            raise RefusedAct("nobody judges here")
+        deadline_s = deadline_of(request)
+        if request.dry_run:
+            return _would(
+                f"the guardian and the conductor would sweep now: {_count(self._agents())}"
+            )
+        report = await run_cycle(self._ports.cycle, deadline_s)
+        outcome = ActOutcome.DONE
+        if report.missing:
+            some = report.guardian or report.conductor
+            outcome = ActOutcome.PARTLY_DONE if some else ActOutcome.FAILED
+        return ActAnswer(outcome, cycle_words(report), cycle_form(report))
+
     # --- acts on the daemon ----------------------------------------------------------------
 
     async def _reload(self, request: ActRequest) -> ActAnswer:
@@ -505,6 +594,10 @@ def _told(explanation: Explanation) -> ActAnswer:
 
 def _would(words: str, detail: Mapping[str, object] | None = None) -> ActAnswer:
     return ActAnswer(ActOutcome.WOULD_BE_DONE, words, detail or {})
+
+
+def _count(agents: Collection[str]) -> str:
+    return "1 agent" if len(agents) == 1 else f"{len(agents)} agents"
 
 
 def _nothing(words: str) -> ActAnswer:

@@ -59,8 +59,7 @@ from custosd.core.view import AgentView, FleetView
 from custosd.flow.bounded import for_each
 from custosd.flow.monitor import Kind, operation
 from custosd.flow.pulse import Pulse
-from custosd.flow.schedule import Firing, Schedule
-from custosd.flow.triggers import interval
+from custosd.flow.rounds import Rounds
 from custosd.ports import CoordinationStore, PairAnswer, PairJudge, PairQuestion, Places
 from custosd.services.store_absence import StoreAbsence, past_conflicts
 
@@ -114,6 +113,7 @@ class _Sweep:
     asked: int = 0
     failed: int = 0
     waiting: int = 0
+    cost_usd: float = 0.0
 
 
 @dataclass(slots=True)
@@ -137,11 +137,12 @@ class Conductor:
     _alarmed: bool = False
     _absence: StoreAbsence = field(default_factory=lambda: StoreAbsence("conductor"))
 
-    async def sweep(self) -> ConductorSwept:
+    async def sweep(self, coalesced: int = 0) -> ConductorSwept:
         """Look at the fleet now, or with those who asked while another sweep was under way.
 
-        Raises nothing of its own; a judge that fails otherwise than with a `JudgeError` is a
-        defect, and propagates.
+        `coalesced` is how many sweeps that were missed it stands for; it is only told. Raises
+        nothing of its own; a judge that fails otherwise than with a `JudgeError` is a defect, and
+        propagates.
         """
         asked_at = trio.current_time()
         async with self._turn:
@@ -149,11 +150,11 @@ class Conductor:
                 return self._last[1]
             began_at = trio.current_time()
             async with operation(Kind.BATCH, "fleet", began_at - asked_at):
-                swept = await self._swept(self.view(), began_at)
+                swept = await self._swept(self.view(), began_at, coalesced)
             self._last = began_at, swept
         return swept
 
-    async def _swept(self, view: FleetView, began_at: float) -> ConductorSwept:
+    async def _swept(self, view: FleetView, began_at: float, coalesced: int) -> ConductorSwept:
         await self._recall()
         now_utc = self.ports.now_utc()
         at_work = {
@@ -189,6 +190,8 @@ class Conductor:
             sweep.failed,
             sweep.waiting,
             trio.current_time() - began_at,
+            sweep.cost_usd,
+            coalesced,
         )
         await self._tell(changes, swept)
         return swept
@@ -292,6 +295,7 @@ class Conductor:
             return
         finally:
             self.pulse.beat()
+        sweep.cost_usd += answer.usage.cost_usd
         self._answers[question.input_hash] = answer
         if len(self._answers) > ANSWERS_KEPT:
             self._answers.popitem(last=False)
@@ -394,6 +398,8 @@ class Conductor:
             asked=swept.asked,
             failed=swept.failed,
             waiting=swept.waiting,
+            cost_usd=round(swept.cost_usd, 6),
+            coalesced=swept.coalesced,
             duration_s=round(swept.duration_s, 4),
         )
         await self.facts.send(swept)
@@ -475,32 +481,17 @@ def _member(agent: AgentView, instead: AgentId | None, since_utc: datetime) -> M
 
 async def conduct_fleet(
     conductor: Conductor,
+    rounds: Rounds[ConductorSwept] | None = None,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Sweep now and every interval; never returns unless cancelled. Closes the facts.
+    """Sweep now, on the grid of every interval, and when `rounds` is asked; until cancelled.
 
-    Started: when the first sweep is done. The times of sweeps do not drift, and one that is
-    late stands for all that were missed. A defect of a judge propagates.
+    Closes the facts. Started: when the first sweep is done. The times of sweeps do not drift, and
+    one that is late stands for all that were missed. A defect of a judge propagates.
     """
+    rounds = rounds or Rounds("conductor", conductor.ports.now_utc)
     async with conductor.facts:
-        interval_s = conductor.setup.interval_s
-        first_utc = conductor.ports.now_utc() + timedelta(seconds=interval_s)
-        await conductor.sweep()
-        conductor.pulse.beat()
-        task_status.started()
-        schedule, due = Schedule(conductor.ports.now_utc), trio.Event()
-
-        async def fire(_firing: Firing) -> None:
-            due.set()
-            await trio.lowlevel.checkpoint()
-
-        schedule.add("conductor", interval(interval_s, first_utc), fire)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(schedule.run)
-            while True:
-                with conductor.pulse.waiting():
-                    await due.wait()
-                due = trio.Event()
-                await conductor.sweep()
-                conductor.pulse.beat()
+        await rounds.run(
+            conductor.setup.interval_s, conductor.sweep, conductor.pulse, task_status=task_status
+        )

@@ -9,6 +9,9 @@ most so many at once, and tells. A sweep takes two round trips to the store, how
 many agents there are: the folds that are not in memory, and the earlier verdicts.
 What an unchanged agent costs is one look at its memo. A run whose stored fold cannot be
 read is left out until it grows; the others are judged.
+
+`examine` judges named agents at once, whatever their memos say, and before what a sweep has
+yet to judge. Of one agent there is one analysis at a time: whoever comes second gets its verdict.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +23,7 @@ import outcome
 import structlog
 import trio
 
-from custosd.core.agents import AgentRef
+from custosd.core.agents import AgentId, AgentRef
 from custosd.core.detectors import DetectorLimits, next_quiet_deadline, question_hash, signals
 from custosd.core.errors import JudgeError, StoreError, StoreRefused
 from custosd.core.facts import Fact, StandingChanged, SweepFinished, VerdictReached
@@ -47,11 +50,12 @@ from custosd.core.trajectory import Activity, Trajectory
 from custosd.core.transcript import digest_of
 from custosd.core.verdicts import JudgedBy, Judgement, Verdict
 from custosd.core.view import AgentView, FleetView
-from custosd.flow.adaptive import AdaptiveLimit, Fixed
 from custosd.flow.bounded import for_each
+from custosd.flow.gate import Gate
 from custosd.flow.monitor import Kind, Operation, operation
 from custosd.flow.parallel import TooSlow, run_parallel
 from custosd.flow.pulse import Pulse
+from custosd.flow.rounds import Rounds
 from custosd.ports import (
     Answer,
     ContextPart,
@@ -61,11 +65,15 @@ from custosd.ports import (
     Store,
     TrajectoryCodec,
 )
+from custosd.services.examinations import Examination, Examinations, Tell
 
 log = structlog.get_logger()
 
 NOBODY = "none"
 """Who judged, where the judge gave no answer."""
+
+ROUTINE, URGENT = 0, 1
+"""Whose turn comes first where analyses and questions wait for room."""
 
 _NOTED_AT_ONCE = 64
 """Works that are sketched or compared before others get their turn: some milliseconds."""
@@ -101,6 +109,17 @@ class _Tally:
     asked: int = 0
     judged: int = 0
     failed: int = 0
+    cost_usd: float = 0.0
+
+
+@dataclass(eq=False, slots=True)
+class _Analysis:
+    """One that is under way, or waits for its turn; `why` there is no verdict, as long as so."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    verdict: Verdict | None = None
+    graced: bool = False
+    why: str = "defect"
 
 
 @dataclass(slots=True)
@@ -113,6 +132,12 @@ class _Case:
     question: str = ""
     earlier: tuple[Verdict, ...] | None = None
     graced: bool = False
+    urgent: bool = False
+    analysis: _Analysis = field(default_factory=_Analysis)
+
+    @property
+    def priority(self) -> int:
+        return URGENT if self.urgent else ROUTINE
 
 
 @dataclass(slots=True)
@@ -128,6 +153,13 @@ class Guardian:
     _watch: QuietWatch = field(default_factory=QuietWatch)
     _works: WorkIndex = field(default_factory=WorkIndex)
     _discarded: dict[AgentRef, str] = field(default_factory=dict)
+    _under_way: dict[AgentId, _Analysis] = field(default_factory=dict[AgentId, _Analysis])
+    _analyses: Gate = field(init=False)
+    _questions: Gate = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._analyses = Gate(self.setup.concurrency)
+        self._questions = Gate(self.setup.judge_concurrency)
 
     def remember(self, view: FleetView) -> None:
         """Take up from a restored view: what was asked before is not asked again."""
@@ -146,19 +178,21 @@ class Guardian:
                 self.setup.limits,
             )
 
-    async def sweep(self, view: FleetView) -> SweepFinished:
-        """Look at every agent once; judge those that are due and worth asking about."""
+    async def sweep(self, view: FleetView, coalesced: int = 0) -> SweepFinished:
+        """Look at every agent once; judge those that are due and worth asking about.
+
+        `coalesced` is how many sweeps that were missed it stands for; it is only told.
+        """
         started_at = trio.current_time()
         tally = _Tally()
         cases = await self._cases(view, tally)
         asked = [case for case in cases if self._consider(case)]
         tally.asked = len(asked)
         await self._add_earlier(asked)
-        judging, waits_at = AdaptiveLimit(Fixed(self.setup.judge_concurrency)), trio.current_time()
+        waits_at = trio.current_time()
 
         async def one(case: _Case) -> None:
-            async with operation(Kind.PIPELINE, "analysis", trio.current_time() - waits_at):
-                await self._judge(case, judging, tally)
+            await self._analyse(case, waits_at, tally)
 
         await for_each(asked, one, limit=self.setup.concurrency)
         chosen = {id(case) for case in asked}
@@ -172,7 +206,105 @@ class Guardian:
             tally.judged,
             tally.failed,
             trio.current_time() - started_at,
+            tally.cost_usd,
+            self._coverage(view),
+            coalesced,
         )
+
+    def _coverage(self, view: FleetView) -> float | None:
+        """The share of agents whose last question got an answer; None where there is nobody."""
+        if not view.agents:
+            return None
+        memos = (self.memos.get(agent.ref) for agent in view.agents.values())
+        return sum(1 for memo in memos if memo and memo.question) / len(view.agents)
+
+    async def examine(self, view: FleetView, agents: Sequence[AgentId], tell: Tell) -> None:
+        """Judge these agents now, all at once; `tell` is called for each as its end comes.
+
+        Cadence, pauses and "nothing has changed" count for nothing here; the limits on what goes
+        on at once do, but these go before what a sweep has waiting. Takes one round trip for
+        all folds and one for the earlier verdicts. A defect of a judge is that agent's alone.
+        """
+        joined: dict[AgentId, _Analysis] = {}
+        cases: list[_Case] = []
+        now_at, now_utc = trio.current_time(), self.ports.now_utc()
+        for name in dict.fromkeys(agents):
+            agent = view.agents.get(name)
+            if agent is None or agent.digest is None:
+                known = agent is not None or name in view.hands.lives
+                tell(Examination(name, why="no_transcript" if known else "unknown_agent"))
+            elif (running := self._under_way.get(name)) is not None:
+                joined[name] = running
+            else:
+                quiet_s, known_s = self._watch.look(agent, now_at, now_utc)
+                peers = _names(self._works.peers(name))
+                sight = Sight(agent.digest, quiet_s, known_s, peers)
+                case = _Case(agent, sight, urgent=True)
+                cases.append(case)
+                # From here on it is known to be under way, also while its fold is fetched.
+                self._under_way[name] = case.analysis
+
+        async def join(name: AgentId) -> None:
+            running = joined[name]
+            await running.done.wait()
+            tell(Examination(name, running.verdict, running.why, running.graced))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(for_each, joined, join)
+            try:
+                for case in await self._urgent(cases):
+                    case.analysis.why = "store_unavailable"
+                    self._end(case)
+                    tell(Examination(case.agent.ref.agent, why=case.analysis.why))
+                left = [case for case in cases if not case.analysis.done.is_set()]
+                await for_each(left, partial(self._examine, tell=tell))
+            finally:
+                for case in cases:
+                    self._end(case)
+
+    async def _urgent(self, cases: Sequence[_Case]) -> list[_Case]:
+        """Fetch what these are judged on; those whose fold is not to be had are returned."""
+        if not cases:
+            return []
+        known = await self._with_folds(cases)
+        for case in known:
+            ref, sight = case.agent.ref, case.sight
+            case.question = question_hash(sight.digest, case.found)
+            deadline_s = next_quiet_deadline(sight.digest, self.setup.detectors)
+            self.memos[ref] = after_look(self.memos.get(ref, Memo()), sight, deadline_s)
+        await self._add_earlier(known)
+        there = {case.agent.ref for case in known}
+        return [case for case in cases if case.agent.ref not in there]
+
+    async def _examine(self, case: _Case, tell: Tell) -> None:
+        analysis = case.analysis
+        try:
+            await self._judged(case, trio.current_time(), _Tally())
+        except Exception:
+            # What a person asked about one agent must not end the watch over all others.
+            log.exception("examination.failed", agents=1)
+        self._end(case)
+        tell(Examination(case.agent.ref.agent, analysis.verdict, analysis.why, analysis.graced))
+
+    async def _analyse(self, case: _Case, waits_at: float, tally: _Tally) -> None:
+        """A sweep's analysis; none where somebody is at it already, whose verdict will do."""
+        if self._under_way.setdefault(case.agent.ref.agent, case.analysis) is not case.analysis:
+            return
+        try:
+            await self._judged(case, waits_at, tally)
+        finally:
+            self._end(case)
+
+    def _end(self, case: _Case) -> None:
+        if self._under_way.get(case.agent.ref.agent) is case.analysis:
+            del self._under_way[case.agent.ref.agent]
+        case.analysis.done.set()
+
+    async def _judged(self, case: _Case, waits_at: float, tally: _Tally) -> None:
+        async with self._analyses.slot(case.priority):
+            async with operation(Kind.PIPELINE, "analysis", trio.current_time() - waits_at):
+                case.analysis.verdict = await self._judge(case, tally)
+            case.analysis.graced, case.analysis.why = case.graced, ""
 
     async def _cases(self, view: FleetView, tally: _Tally) -> list[_Case]:
         self._forget_gone(view)
@@ -182,11 +314,13 @@ class Guardian:
             if self._is_due(agent.ref, sight)
         ]
         tally.due = len(due)
-        if not due:
-            return due
+        return await self._with_folds(due) if due else due
+
+    async def _with_folds(self, cases: Sequence[_Case]) -> list[_Case]:
+        """Those whose fold could be had, with what it shows."""
         async with operation(Kind.CACHE, "folds") as looking_up:
-            folds = await self._folds_of(due, looking_up)
-        known = [case for case in due if case.agent.ref in folds]
+            folds = await self._folds_of(cases, looking_up)
+        known = [case for case in cases if case.agent.ref in folds]
         async with operation(Kind.COMPUTATION, "signals") as detecting:
             detecting.used("runs", len(known))
             for case in known:
@@ -209,7 +343,8 @@ class Guardian:
         agents = view.agents
         for ref in (*self._watch.runs(), *self.memos):
             now = agents.get(ref.agent)
-            if now is None or now.ref != ref:
+            # What is being judged is forgotten by a later sweep.
+            if (now is None or now.ref != ref) and ref.agent not in self._under_way:
                 self.memos.pop(ref, None)
                 self._watch.forget(ref)
                 self._discarded.pop(ref, None)
@@ -312,14 +447,16 @@ class Guardian:
             for case in cases:
                 case.earlier = earlier.get(case.agent.ref.agent, ())
 
-    async def _judge(self, case: _Case, judging: AdaptiveLimit[Fixed], tally: _Tally) -> None:
+    async def _judge(self, case: _Case, tally: _Tally) -> Verdict:
         digest = case.sight.digest
         started_at = trio.current_time()
         context = await self._context(case)
-        question = Question(
-            case.agent.ref, digest, case.found, case.sight.quiet_s, context, case.question
-        )
-        judgement, by = await self._ask(question, judging)
+        asked = case.question
+        if case.urgent:
+            # Another question to a judge that remembers its answers: it is asked anew.
+            asked = digest_of(f"{asked}|{self.ports.now_utc().isoformat()}")
+        question = Question(case.agent.ref, digest, case.found, case.sight.quiet_s, context, asked)
+        judgement, by = await self._ask(question, case.priority)
         answered = by.judge != NOBODY
         given = checked(judgement, digest.steps)
         known_s = self._watch.known_s(case.agent.ref, trio.current_time())
@@ -328,7 +465,8 @@ class Guardian:
         tally.judged += answered
         tally.failed += not answered
         now_utc = self.ports.now_utc()
-        by = replace(by, latency_s=trio.current_time() - started_at)
+        tally.cost_usd += by.usage.cost_usd
+        by = replace(by, input_hash=case.question, latency_s=trio.current_time() - started_at)
         ref = case.agent.ref
         verdict = Verdict(
             digest_of(f"{ref.agent}|{ref.run}|{case.question}|{now_utc.isoformat()}"),
@@ -341,6 +479,7 @@ class Guardian:
             tuple(part.name for part in context if part.text is None),
         )
         await self._tell(case, verdict)
+        return verdict
 
     async def _context(self, case: _Case) -> tuple[ContextPart, ...]:
         """All parts at once, each within its own time; a part that fails is absent."""
@@ -366,12 +505,13 @@ class Guardian:
             return _earlier_part(case.earlier)
         return await self.ports.context.part(name, case.agent)
 
-    async def _ask(
-        self, question: Question, judging: AdaptiveLimit[Fixed]
-    ) -> tuple[Judgement, JudgedBy]:
+    async def _ask(self, question: Question, priority: int) -> tuple[Judgement, JudgedBy]:
         """The answer, or "unknown" for a `JudgeError`; other errors are defects: they propagate."""
         try:
-            async with judging.slot() as slot, operation(Kind.NETWORK, "judge", slot.queued_s):
+            async with (
+                self._questions.slot(priority) as queued_s,
+                operation(Kind.NETWORK, "judge", queued_s),
+            ):
                 answer = await self._answer(question)
         except JudgeError as error:
             return unknown(error.reason), JudgedBy(NOBODY, input_hash=question.input_hash)
@@ -419,7 +559,9 @@ class Guardian:
             latency_s=round(verdict.by.latency_s, 4),
         )
         await self._tell_standing(case, before, verdict.id)
-        self.pulse.beat()
+        if not case.urgent:
+            # What somebody asked for besides is no sign that the sweep gets on.
+            self.pulse.beat()
 
     async def _reaffirm(self, case: _Case) -> None:
         """Let an unchanged trajectory agree with its own last verdict; a changed one does not."""
@@ -477,37 +619,43 @@ async def guard_trajectories(
     view: Callable[[], FleetView],
     interval_s: float,
     *,
+    rounds: Rounds[SweepFinished] | None = None,
+    examinations: Examinations | None = None,
     swept: Callable[[SweepFinished], None] = lambda _: None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Sweep now and every `interval_s`; never returns unless cancelled. Closes `facts`.
+    """Sweep now, on the grid of every `interval_s`, and when `rounds` is asked; until cancelled.
 
-    Started: when the first sweep is done. A sweep that takes longer than the interval is
-    followed by the next one at once, never overlapped. A judge that fails with a
-    `JudgeError` makes verdicts "unknown", a failing store leaves out what it did not give;
-    both are told. Any other exception is a defect, of a judge too, and propagates.
+    Closes `facts`. Started: when the first sweep is done. Sweeps do not overlap; one that is late
+    stands for all that were missed. `examinations` are attended to beside them. A judge that fails
+    with a `JudgeError` makes verdicts "unknown", a failing store leaves out what it did not give;
+    both are told. Any other exception is a defect, of a judge too, and propagates, in a group.
     """
-    first = True
-    async with guardian.facts:
-        due_at = trio.current_time()
-        while True:
-            with guardian.pulse.waiting():
-                await trio.sleep_until(due_at)
-            async with operation(Kind.BATCH, "sweep"):
-                finished = await guardian.sweep(view())
-            guardian.pulse.beat()
-            log.info(
-                "sweep.finished",
-                agents=finished.agents,
-                due=finished.due,
-                asked=finished.asked,
-                judged=finished.judged,
-                failed=finished.failed,
-                duration_s=round(finished.duration_s, 4),
+
+    async def sweep(coalesced: int) -> SweepFinished:
+        async with operation(Kind.BATCH, "sweep"):
+            finished = await guardian.sweep(view(), coalesced)
+        guardian.pulse.beat()
+        log.info(
+            "sweep.finished",
+            agents=finished.agents,
+            due=finished.due,
+            asked=finished.asked,
+            judged=finished.judged,
+            failed=finished.failed,
+            coverage=None if finished.coverage is None else round(finished.coverage, 4),
+            cost_usd=round(finished.cost_usd, 6),
+            coalesced=finished.coalesced,
+            duration_s=round(finished.duration_s, 4),
+        )
+        await guardian.facts.send(finished)
+        swept(finished)
+        return finished
+
+    rounds = rounds or Rounds("guardian", guardian.ports.now_utc)
+    async with guardian.facts, trio.open_nursery() as nursery:
+        if examinations is not None:
+            nursery.start_soon(
+                examinations.attend, lambda agents, tell: guardian.examine(view(), agents, tell)
             )
-            await guardian.facts.send(finished)
-            swept(finished)
-            if first:
-                first = False
-                task_status.started()
-            due_at = max(due_at + interval_s, trio.current_time())
+        await rounds.run(interval_s, sweep, guardian.pulse, task_status=task_status)

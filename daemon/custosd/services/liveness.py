@@ -37,6 +37,7 @@ from custosd.flow.bounded import for_each
 from custosd.flow.latest import Latest
 from custosd.flow.monitor import Kind, operation
 from custosd.flow.pulse import Pulse, Pulses
+from custosd.flow.rounds import Rounds
 from custosd.flow.work_queue import WorkNotDone, WorkQueue
 from custosd.ports import ActionStore, Prober, ProcessWatch
 from custosd.services.beats import BeatRegister
@@ -50,7 +51,7 @@ GROWTH_S = 1.0
 """How soon the growth of transcripts counts as a sign of life."""
 
 COUNTS_S = 60.0
-"""How often refusals are told, and all lives in memory are looked over for a lost deadline."""
+"""How often refusals are told, and strangers let go."""
 
 LATE_S = 5.0
 """A deadline kept later than this, beyond our own stalls, was lost."""
@@ -90,6 +91,7 @@ class LivenessSettings:
     probe_concurrency: int = 20
     stall_s: float = 5.0
     flush_s: float = 10.0
+    health_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,9 @@ class LivenessWatch:
         self._sooner = trio.Event()
         self._store_away_at: float | None = None
         self._pace = self._new_pace()
+        self._flushes = Rounds[None]("heartbeats", ports.now_utc)
+        self._healths = Rounds[None]("health", ports.now_utc)
+        self._told_beats = 0
 
     async def run(
         self, pulses: Pulses, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -176,6 +181,7 @@ class LivenessWatch:
                     ("liveness.follow", self._follow),
                     ("liveness.flush", self._flush),
                     ("liveness.count", self._count),
+                    ("liveness.health", self._health),
                 ):
                     nursery.start_soon(_pulsed, pulses, name, part, name=name)
                 await self._watch_processes()
@@ -359,12 +365,65 @@ class LivenessWatch:
     # --- what is stored and told from time to time ------------------------------------------
 
     async def _flush(self, pulse: Pulse) -> None:
-        while True:
-            await pulse.sleep(self._settings.flush_s)
-            await self._save(pulse)
+        async def flush(coalesced: int) -> None:
+            began_at, accepted = trio.current_time(), self._ports.register.accepted
+            beats, self._told_beats = accepted - self._told_beats, accepted
+            heard = len(self._heard)
+            stored = await self._save(pulse)
+            log.log(
+                logging.INFO if beats or stored else logging.DEBUG,
+                "heartbeats.swept",
+                agents=len(self.lives),
+                heard=heard,
+                beats=beats,
+                stored=stored,
+                unstored=len(self._changed) + len(self._heard),
+                coalesced=coalesced,
+                duration_s=round(trio.current_time() - began_at, 4),
+            )
 
-    async def _save(self, pulse: Pulse | None = None, *, everything: bool = False) -> None:
-        """Store what has changed, and of those who were only heard the longest unstored."""
+        await self._flushes.run(self._settings.flush_s, flush, pulse)
+
+    async def _health(self, pulse: Pulse) -> None:
+        async def sweep(coalesced: int) -> None:
+            await self._sweep_health(coalesced)
+
+        await self._healths.run(self._settings.health_s, sweep, pulse)
+
+    async def _sweep_health(self, coalesced: int) -> None:
+        """Look at every life once: how they stand, and whether a deadline of one was lost.
+
+        The store is not asked: it knows no deadline, and of lives only what was held here.
+        """
+        began_at = trio.current_time()
+        counts = dict.fromkeys(Value, 0)
+        for number, agent in enumerate(tuple(self.lives), 1):
+            counts[self.lives.health(agent, trio.current_time()).value] += 1
+            if number % AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+        lost = self.lives.overdue(trio.current_time(), LATE_S)
+        if lost:
+            log.error("deadline.lost", agents=len(lost), first=lost[0])
+            self._sooner.set()
+        agents = sum(counts.values())
+        known = agents - counts[Value.UNKNOWN]
+        log.info(
+            "health.swept",
+            agents=agents,
+            ok=counts[Value.OK],
+            bad=counts[Value.BAD],
+            unknown=counts[Value.UNKNOWN],
+            lost=len(lost),
+            coverage=round(known / agents, 4) if agents else None,
+            coalesced=coalesced,
+            duration_s=round(trio.current_time() - began_at, 4),
+        )
+
+    async def _save(self, pulse: Pulse | None = None, *, everything: bool = False) -> int:
+        """Store what has changed, and of those who were only heard the longest unstored.
+
+        Returns how many lives the store took; 0 where it is away.
+        """
         self._changed |= self.lives.take_changed()
         most = len(self._heard) if everything else MOST_HEARD
         heard = [agent for agent, _ in zip(self._heard, range(most), strict=False)]
@@ -377,23 +436,24 @@ class LivenessWatch:
         found = [self.lives.record(agent, now, now_utc) for agent in agents]
         records = [record for record in found if record is not None]
         if not records and self._store_away_at is None:
-            return
+            return 0
         try:
             with nullcontext() if pulse is None else pulse.waiting():
                 await self._store_lives(records)
         except StoreConflict:
             self._put_back(taken, heard)
-            return
+            return 0
         except StoreUnavailable as error:
             self._put_back(taken, heard)
             if self._store_away_at is None:
                 self._store_away_at = now
                 log.warning("store.lost", during="lives", error=str(error), waiting=len(records))
-            return
+            return 0
         except trio.Cancelled:
             self._put_back(taken, heard)
             raise
         await self._store_answered(now)
+        return len(records)
 
     async def _store_lives(self, records: Sequence[LifeRecord]) -> None:
         """One that is refused is left out, and costs no other: halve until it stands alone.
@@ -435,7 +495,6 @@ class LivenessWatch:
                 self._pace.heard(self._ports.register.accepted)
             await self._tell_counts()
             await self._let_strangers_go()
-            self._scan()
 
     async def _tell_counts(self) -> None:
         counts = self._ports.register.take_counts()
@@ -467,16 +526,6 @@ class LivenessWatch:
         for kept in (self._watched, self._unfound, self._grown):
             for agent in kept.keys() - set(self.lives):
                 del kept[agent]
-
-    def _scan(self) -> None:
-        """Find deadlines that the heap has lost, by the lives in memory.
-
-        The store is not asked: it knows no deadline, and of lives only what was held here.
-        """
-        lost = self.lives.overdue(trio.current_time(), LATE_S)
-        if lost:
-            log.error("deadline.lost", agents=len(lost), first=lost[0])
-            self._sooner.set()
 
 
 async def _pulsed(pulses: Pulses, name: str, part: Callable[[Pulse], Awaitable[None]]) -> None:

@@ -60,7 +60,7 @@ from custosd.core.steering_policy import (
 )
 from custosd.core.transcript import digest_of
 from custosd.core.uplift import Uplift, improved
-from custosd.core.verdicts import Standing, SteeringKind
+from custosd.core.verdicts import Standing, SteeringKind, SteeringReason
 from custosd.core.view import AgentView, FleetView
 from custosd.flow.adaptive import AdaptiveLimit, Fixed
 from custosd.flow.alarm import Alarm
@@ -166,6 +166,28 @@ class Steerer:
         """The open interventions of an agent, and what each of them waits for."""
         unended = (item for item in self._ledger.of(agent) if item.closed_utc is None)
         return tuple((item, self._dispatch.outlook(item)) for item in unended)
+
+    def mode_of(self, agent: AgentId) -> SteeringMode:
+        """How an agent is steered: one without a channel is observed, in every mode."""
+        return self.limits.mode if agent in self._channels else SteeringMode.OBSERVE
+
+    def unproposed(self, agent: AgentId, kind: SteeringKind) -> str:
+        """Why nothing is put to an agent now; "" where nothing speaks against it."""
+        if (hold := self._dispatch.held(agent)) is not None:
+            return f"{hold.kind} on {hold.subject}"
+        if agent in self._paused:
+            return "without_effect"
+        return may_propose(self._ledger.of(agent), kind, self.limits, self._now_utc()).why
+
+    async def proposed(
+        self, agent: AgentId, reason: SteeringReason
+    ) -> tuple[Intervention, Clearance]:
+        """The open message of our own to an agent for this reason; waits until there is one."""
+        while True:
+            for item, clearance in self.outlook(agent):
+                if item.reason is reason and not by_person(item):
+                    return item, clearance
+            await self._record.changed.wait()
 
     async def steer(
         self,
