@@ -45,7 +45,8 @@ from custosd.core.view import AgentView, FleetView
 from custosd.flow.monitor import Monitor, in_force
 from custosd.flow.pulse import Pulse
 from custosd.ports import ContextPart, Judge, Question
-from custosd.services.guardian import Guardian, GuardianPorts, GuardianSetup
+from custosd.services.examinations import Examination
+from custosd.services.guardian import Guardian, GuardianPorts, GuardianSetup, guard_trajectories
 
 from .conftest import failing, opened, step
 
@@ -640,3 +641,102 @@ async def test_an_error_of_a_judge_that_is_not_its_own_kind_is_a_defect_and_prop
     with pytest.raises(ExceptionGroup) as raised:
         await fleet.sweep()
     assert raised.value.subgroup(ZeroDivisionError) is not None
+
+
+async def test_over_a_day_sweeps_keep_to_their_times_however_long_answers_take(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime], nursery: trio.Nursery
+) -> None:
+    """One that takes longer than the interval stands for those that it missed, and no more."""
+    judge, looks_at = ScriptedJudge([GOOD], delay_s=7.0), list[float]()
+    fleet = Fleet(now_utc, judge)
+    start = trio.current_time()
+
+    def view() -> FleetView:
+        looks_at.append(trio.current_time() - start)
+        return fleet.view
+
+    await nursery.start(guard_trajectories, fleet.guardian, view, 60.0)
+    for hour in range(24):
+        judge._delay_s = 58.0 if hour % 6 else 7.0
+        fleet.grow(f"a{hour}", *opened(f"a{hour}", f"Goal number {hour}"), step(1))
+        await trio.sleep(3_600)
+    grid = [60 * n for n in range(24 * 60)]
+    assert looks_at[: 24 * 60] == pytest.approx(grid, abs=1e-3)
+
+
+async def test_a_sweep_longer_than_the_interval_stands_for_those_that_it_missed(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime], nursery: trio.Nursery
+) -> None:
+    setup = GuardianSetup(
+        GuardianLimits(grace_s=0),
+        DetectorLimits(),
+        concurrency=1,
+        judge_concurrency=1,
+        judge_timeout_s=400.0,
+    )
+    judge = ScriptedJudge([GOOD], delay_s=200.0)
+    fleet = Fleet(now_utc, judge, setup)
+    fleet.grow("a", *opened("a"), step(1))
+    start = trio.current_time()
+    with capture_logs() as logs:
+        await nursery.start(guard_trajectories, fleet.guardian, lambda: fleet.view, 60.0)
+        assert trio.current_time() - start == 200
+        await trio.sleep_until(start + 301)
+    swept = [line["coalesced"] for line in logs if line["event"] == "sweep.finished"]
+    assert swept == [0, 2, 0, 0]
+
+
+async def test_an_examination_takes_two_round_trips_however_many_agents_are_named(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    class Counting(MemoryStore):
+        asked: list[tuple[str, int]] = []  # noqa: RUF012 - of this test alone
+
+        async def trajectories(self, refs: Collection[AgentRef]) -> Mapping[AgentRef, bytes]:
+            self.asked.append(("trajectories", len(refs)))
+            return await super().trajectories(refs)
+
+        async def recent_verdicts(
+            self, agents: Collection[AgentId], limit: int
+        ) -> Mapping[AgentId, tuple[Verdict, ...]]:
+            self.asked.append(("verdicts", len(agents)))
+            return await super().recent_verdicts(agents, limit)
+
+    fleet = Fleet(now_utc, ScriptedJudge([GOOD], wants=["verdicts"]))
+    names = [AgentId(f"a{n}") for n in range(20)]
+    for name in names:
+        fleet.grow(name, *opened(name, f"Goal of {name}"), step(1))
+    await fleet.sweep()
+    store = Counting()
+    fleet.guardian.ports = replace(fleet.guardian.ports, store=store)
+    fleet.guardian.folds = Folds(hot=10)
+    told: dict[AgentId, Examination] = {}
+    await fleet.guardian.examine(fleet.view, names, lambda one: told.update({one.agent: one}))
+    # Nothing of them is stored: each is told of, and none is judged on nothing.
+    assert {one.why for one in told.values()} == {"store_unavailable"}
+    assert store.asked == [("trajectories", 20)]
+    fleet.guardian.folds = fleet.folds
+    await fleet.guardian.examine(fleet.view, names, lambda one: told.update({one.agent: one}))
+    assert {one.why for one in told.values()} == {""}
+    assert store.asked == [("trajectories", 20), ("verdicts", 20)]
+
+
+async def test_a_verdict_that_was_asked_for_at_once_counts_as_any_other(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    """The next sweep does not ask the same again, and agrees with it."""
+    judge = ScriptedJudge([GOOD])
+    fleet = Fleet(now_utc, judge)
+    fleet.grow("loop", *opened("loop"), *(failing(n) for n in range(6)))
+    await fleet.sweep()
+    judge._script = lambda _: Judgement(Standing.STUCK)
+    await fleet.guardian.examine(fleet.view, [AgentId("loop")], lambda _: None)
+    assert len(judge.asked) == 2
+    # Another question to a judge that remembers its answers, and the same one on record.
+    assert judge.asked[0].input_hash != judge.asked[1].input_hash
+    await trio.sleep(60)
+    await fleet.sweep()
+    hashes = [verdict.by.input_hash for verdict in fleet.verdicts()]
+    assert hashes[0] == hashes[1]
+    assert len(judge.asked) == 2
+    assert fleet.held("loop") is Standing.STUCK

@@ -546,8 +546,7 @@ class Acts:
             words = f"would be judged now, at most {deadline_s:g} s: {names}"
             missing = [one.form() for one in unknown]
             return _would(words, {"agents": list(agents), "missing": missing})
-        report = await self._ports.emergency.analyse(list(agents), deadline_s)
-        report.missing[:0] = unknown
+        report = await self._ports.emergency.analyse(list(agents), deadline_s, unknown)
         outcome = ActOutcome.DONE
         if report.missing:
             some = report.analysed() or report.fleet

@@ -146,8 +146,13 @@ class Emergency:
     def __init__(self, ports: EmergencyPorts) -> None:
         self._ports = ports
 
-    async def analyse(self, agents: Sequence[AgentId], deadline_s: float) -> Report:
-        """Judge these agents and look at the fleet, all at once; ends within `deadline_s`."""
+    async def analyse(
+        self, agents: Sequence[AgentId], deadline_s: float, unknown: Sequence[Missing] = ()
+    ) -> Report:
+        """Judge these agents and look at the fleet, all at once; ends within `deadline_s`.
+
+        `unknown` is who was named too, and is nobody.
+        """
         began_at = trio.current_time()
         report = Report([Part(agent) for agent in dict.fromkeys(agents)])
         with trio.move_on_after(deadline_s):
@@ -156,6 +161,7 @@ class Emergency:
                 nursery.start_soon(for_each, report.parts, self._part)
         if report.fleet is None and not report.missing:
             report.missing.append(Missing("", "deadline"))
+        report.missing[:0] = unknown
         for part in report.parts:
             report.missing.extend(self._missing(part))
         report.took_s = trio.current_time() - began_at
