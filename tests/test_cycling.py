@@ -375,6 +375,51 @@ async def test_one_whose_analysis_is_under_way_is_not_asked_about_twice(
         assert len(judge.asked) == 1
 
 
+async def test_a_sweep_does_not_ask_about_one_that_an_emergency_is_at(
+    autojump_clock: Clock, times: Times
+) -> None:
+    judge = ScriptedJudge([GOOD], delay_s=50.0)
+    daemon = Daemon(judge, ["ada"])
+    async with daemon.run():
+        await trio.sleep(30)
+        daemon.begin("ada")
+        await trio.sleep(1)
+        # A sweep comes in the middle of it, and would ask about what is new.
+        answer = await daemon.emergency("ada")
+        assert answer.outcome is ActOutcome.DONE
+        await trio.sleep(100)
+        assert len(judge.asked) == 1
+
+
+async def test_a_young_agent_is_judged_and_not_steered_and_that_is_said(
+    autojump_clock: Clock, times: Times
+) -> None:
+    daemon = Daemon(ScriptedJudge([URGENT]), ["ada"], "act", GuardianSettings(grace_s=300.0))
+    async with daemon.run():
+        daemon.begin("ada")
+        await trio.sleep(5)
+        answer = await daemon.emergency("ada")
+        (analysis,) = answer.detail["analyses"]  # type: ignore[misc]
+        assert analysis["graced"] is True
+        assert answer.detail["interventions"] == []
+        assert daemon.channels[of("ada")].letters == []
+
+
+async def test_a_hold_keeps_an_emergency_from_steering_and_is_named(
+    autojump_clock: Clock, times: Times
+) -> None:
+    daemon = Daemon(ScriptedJudge([URGENT]), ["ada"], mode="act")
+    async with daemon.run():
+        await daemon.ask(Act.ESTOP)
+        daemon.begin("ada")
+        await trio.sleep(5)
+        answer = await daemon.emergency("ada")
+        (told,) = answer.detail["interventions"]  # type: ignore[misc]
+        assert (told["state"], told["waits_for"]) == ("not_proposed", "estop on fleet")
+        await trio.sleep(60)
+        assert daemon.channels[of("ada")].letters == []
+
+
 async def test_a_failed_judge_and_a_missing_transcript_are_named_and_never_an_empty_value(
     autojump_clock: Clock, times: Times
 ) -> None:
@@ -421,7 +466,7 @@ async def test_where_nothing_could_be_done_that_is_the_answer(
         assert answer.outcome is ActOutcome.UNKNOWN_SUBJECT
         assert "'zed'" in answer.message
         assert "'yon'" in answer.message
-        for wrong in ({"deadline_s": 0.5}, {"deadline_s": 601}, {"deadline": 5}):
+        for wrong in ({"deadline_s": 0.5}, {"deadline_s": 301}, {"deadline": 5}):
             refused = await daemon.ask(Act.EMERGENCY, "ada", arguments=wrong)
             assert refused.outcome is ActOutcome.REFUSED
         assert (await daemon.ask(Act.EMERGENCY, "")).outcome is ActOutcome.REFUSED

@@ -9,7 +9,10 @@ import trio
 import trio.testing
 from tests.api.conftest import Serve, Side, bearer
 
+from custosd.api.serving import ApiLimits
+from custosd.core.act_arguments import LONGEST_DEADLINE_S
 from custosd.core.acts import Act, ActAnswer, ActOutcome, ActRequest
+from custosd.services.acts import PAST_DEADLINE_S, TIMEOUT_S
 
 ACTS = "/api/v1/acts"
 PAUSE = {"act": "pause", "subject": "ada", "arguments": {"for_s": 60}, "dry_run": True}
@@ -168,3 +171,8 @@ async def test_an_emergency_that_makes_no_sense_asks_nothing(side: Side, form: A
     status, told = await side.ask("POST", EMERGENCY, json=form, headers=bearer("root"))
     assert (status, told["error"]) == (400, "malformed")
     assert side.acts.asked == []
+
+
+def test_a_request_may_take_longer_than_any_act() -> None:
+    assert ApiLimits().request_s > LONGEST_DEADLINE_S + PAST_DEADLINE_S
+    assert ApiLimits().request_s > TIMEOUT_S

@@ -13,7 +13,7 @@ from tests.end_to_end.daemons import QUICK, Custosd, ask, custosd
 from tests.end_to_end.stored import stored_in
 from tests.end_to_end.test_troubles import Work
 
-from custosd.cli.exit_codes import OK
+from custosd.cli.exit_codes import FAILURE, OK
 from custosd.core.facts import AnalysisSkipped, BudgetReached, Escalated, Notified, VerdictReached
 from custosd.core.money import Rung
 
@@ -100,6 +100,13 @@ async def test_calls_stop_at_the_limit_rules_go_on_and_a_kill_does_not_reset_the
         await daemon.ready()
         await spend_it_all(daemon, works)
         calls = len(server.requests)
+        # Nor for an emergency is there more: what judges instead is named.
+        urgent = await ask("--config", paying, "emergency", "one", "two", "--json", home=home)
+        assert urgent.code == FAILURE
+        missing = urgent.json["detail"]["missing"]
+        assert [(one["agent"], one["why"]) for one in missing] == [
+            (work.agent, "no_money") for work in works
+        ]
         told = fleet_day(await budget(paying, home))
         text = (await ask("--config", paying, "budget", "show", home=home)).out
         why = (await ask("--config", paying, "why", works[0].agent, home=home)).out

@@ -740,3 +740,19 @@ async def test_a_verdict_that_was_asked_for_at_once_counts_as_any_other(
     assert hashes[0] == hashes[1]
     assert len(judge.asked) == 2
     assert fleet.held("loop") is Standing.STUCK
+
+
+async def test_an_agent_that_begins_anew_while_it_is_examined_harms_nothing(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    fleet = Fleet(now_utc, ScriptedJudge([GOOD], delay_s=5.0))
+    fleet.grow("a", *opened("a"), step(1))
+    await fleet.sweep()
+    told: list[Examination] = []
+    async with trio.open_nursery() as nursery:
+        names = [AgentId("a")]
+        nursery.start_soon(fleet.guardian.examine, fleet.view, names, told.append)
+        await trio.sleep(1)
+        fleet.grow("a", *opened("a"), step(1), run="second")
+        await fleet.sweep()
+    assert [(one.why, one.verdict is not None) for one in told] == [("", True)]

@@ -42,16 +42,16 @@ class ApiLimits:
     """What clients may cost.
 
     `idle_s` is how long a connection may stay without a whole head of a request; it is how
-    long connections are kept between requests, too. `request_s` is more than any act takes;
-    what takes longer has gone wrong. `drain_s` is what requests that are
-    under way at a stop have to end.
+    long connections are kept between requests, too. `request_s` is more than any act takes, an
+    emergency with the longest deadline too; what takes longer has gone wrong. `drain_s` is what
+    requests that are under way at a stop have to end.
     """
 
     connections: int = 1_000
     head_bytes: int = 16 * 1024
     idle_s: float = 30.0
     send_s: float = 5.0
-    request_s: float = 60.0
+    request_s: float = 330.0
     drain_s: float = 5.0
     body: BodyLimits = field(default_factory=BodyLimits)
 

@@ -288,7 +288,7 @@ def thaw(door: Door, reason: str) -> None:
     type=_Duration(),
     default="60s",
     show_default=True,
-    help="How long it may take: 1s to 10m. What is not there by then is named.",
+    help="How long it may take: 1s to 5m. What is not there by then is named.",
 )
 @_reason
 @_changing
@@ -320,7 +320,7 @@ def emergency(door: _Door, agents: tuple[str, ...], deadline_s: float, reason: s
     type=_Duration(),
     default="60s",
     show_default=True,
-    help="How long it may take: 1s to 10m. A sweep that is not done by then goes on.",
+    help="How long it may take: 1s to 5m. A sweep that is not done by then goes on.",
 )
 @_reason
 @_changing

@@ -21,7 +21,7 @@ LONGEST_WAIT_S = 20.0
 """How long an answer may wait for what was asked for to arrive."""
 
 SHORTEST_DEADLINE_S = 1.0
-LONGEST_DEADLINE_S = 600.0
+LONGEST_DEADLINE_S = 300.0
 DEADLINE_S = 60.0
 """How long an emergency or a cycle may take, where nothing else is said."""
 

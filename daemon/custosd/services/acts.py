@@ -65,7 +65,7 @@ MOST_TASKS_TOLD = 2_000
 MOST_AGENTS = 100
 """Of how many agents an emergency can be."""
 
-_PAST_DEADLINE_S = 10.0
+PAST_DEADLINE_S = 10.0
 """How long an act with a deadline of its own may take beyond it, to say what it has."""
 
 _TELL_TIMEOUT_S = 5.0
@@ -181,7 +181,7 @@ class Acts:
     (seconds, at most 30 days; 0 ends a silence) or `until` (RFC 3339) of pause, silence and
     ack; of steer `kind` ("guidance", "correction", "emergency"), `key` (of one there is one
     message) and `wait_s` (how long the answer waits for the delivery, at most 20 s); of emergency
-    and cycle `deadline_s` (1 to 600, 60 unless given).
+    and cycle `deadline_s` (1 to 300, 60 unless given).
     """
 
     def __init__(
@@ -238,7 +238,7 @@ class Acts:
         if request.act not in _WITH_DEADLINE:
             return self._timeout_s
         try:
-            return deadline_of(request) + _PAST_DEADLINE_S
+            return deadline_of(request) + PAST_DEADLINE_S
         except RefusedAct:
             return self._timeout_s
 
