@@ -341,7 +341,7 @@ async def test_emergencies_for_one_agent_are_one_analysis(
 async def test_an_emergency_goes_before_what_a_sweep_has_waiting_and_within_its_limits(
     autojump_clock: Clock, times: Times
 ) -> None:
-    guardian = GuardianSettings(grace_s=0.0, concurrency=2, judge_concurrency=1)
+    guardian = GuardianSettings(grace_s=0.0, concurrency=4, judge_concurrency=1)
     crowd = [f"a{n}" for n in range(8)]
     judge = ScriptedJudge([GOOD], delay_s=10.0)
     daemon = Daemon(judge, ["ada", *crowd], guardian=guardian)
@@ -351,7 +351,7 @@ async def test_an_emergency_goes_before_what_a_sweep_has_waiting_and_within_its_
         for name in crowd:
             daemon.begin(name)
         await trio.sleep(60)
-        # A sweep is at the first of eight; two of them are let in, one is asked about.
+        # A sweep is at the first of eight; four of them are let in, one is asked about.
         judge.asked.clear()
         answer = await daemon.emergency("ada", deadline_s=60.0)
         asked = [question.ref.agent for question in judge.asked]
@@ -431,7 +431,8 @@ async def test_a_failed_judge_and_a_missing_transcript_are_named_and_never_an_em
             raise error
         return error or GOOD
 
-    daemon = Daemon(ScriptedJudge(judge), ["ada", "bob", "cyd", "dan", "mute"])
+    # A defect is there at once, and answers come later.
+    daemon = Daemon(ScriptedJudge(judge, delay_s=3.0), ["ada", "bob", "cyd", "dan", "mute"])
     async with daemon.run():
         for name in ("ada", "bob", "cyd", "dan"):
             daemon.begin(name)

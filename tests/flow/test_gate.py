@@ -22,7 +22,7 @@ async def test_no_more_than_the_limit_are_in_and_the_urgent_go_first(
     async with trio.open_nursery() as nursery:
         for name, priority in (("a", 0), ("b", 0), ("c", 0), ("d", 0), ("urgent", 1)):
             nursery.start_soon(use, name, priority)
-            await trio.testing.wait_all_tasks_blocked()
+            await trio.sleep(0.01)
     assert began == ["a", "b", "urgent", "c", "d"]
     assert (most, gate.in_use, gate.waiting) == (2, 0, 0)
 
@@ -39,34 +39,36 @@ async def test_nobody_waits_for_ever_behind_the_urgent(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(use, "first", 1)
-        await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(0.01)
         nursery.start_soon(use, "routine", 0)
         for n in range(5):
             nursery.start_soon(use, f"urgent {n}", 1)
-            await trio.testing.wait_all_tasks_blocked()
+            await trio.sleep(0.01)
     assert began.index("routine") == 3
 
 
-@pytest.mark.parametrize("deadline_s", [0.5, 1.0])
+@pytest.mark.parametrize("turn_comes", [False, True])
 async def test_a_use_that_is_cancelled_gives_its_place_back(
-    autojump_clock: trio.testing.MockClock, deadline_s: float
+    autojump_clock: trio.testing.MockClock,
+    turn_comes: bool,  # noqa: FBT001 - as the case says
 ) -> None:
     """Also where its turn comes at the very moment at which it gives up."""
-    gate = Gate(1)
-
-    async def hold() -> None:
-        async with gate.slot():
-            await trio.sleep(1)
+    gate, scope = Gate(1), trio.CancelScope()
 
     async def give_up() -> None:
-        with trio.move_on_after(deadline_s):
+        with scope:
             async with gate.slot():
                 await trio.sleep_forever()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(hold)
-        await trio.testing.wait_all_tasks_blocked()
-        nursery.start_soon(give_up)
+        async with gate.slot():
+            nursery.start_soon(give_up)
+            await trio.sleep(1)
+            assert gate.waiting == 1
+            scope.cancel()
+            if not turn_comes:
+                await trio.sleep(1)
+                assert gate.waiting == 0
     assert (gate.in_use, gate.waiting) == (0, 0)
     with trio.fail_after(1):
         async with gate.slot() as waited_s:

@@ -11,7 +11,7 @@ Laws:
 3. It spends only what there is money for, and waits for its turn before all routine work.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -51,7 +51,11 @@ WORDS = {
 
 
 class ExaminePort(Protocol):
-    """Who judges one agent at once."""
+    """Who judges agents at once."""
+
+    def want(self, agents: Iterable[AgentId]) -> None:
+        """Take notice of who will be asked about."""
+        ...
 
     async def examine(self, agent: AgentId) -> Examination:
         """Its verdict, or why there is none; waits for as long as that takes."""
@@ -155,6 +159,7 @@ class Emergency:
         """
         began_at = trio.current_time()
         report = Report([Part(agent) for agent in dict.fromkeys(agents)])
+        self._ports.examinations.want(agents)
         with trio.move_on_after(deadline_s):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._fleet, report)

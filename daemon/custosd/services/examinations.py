@@ -11,7 +11,7 @@ Laws:
 3. What nobody waits for any more is not begun; what has begun goes on to its end.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -58,10 +58,16 @@ class Examinations:
         self._asked: dict[AgentId, _Asked] = {}
         self._wake = trio.Event()
 
+    def want(self, agents: Iterable[AgentId]) -> None:
+        """Say who will be asked about: so they are judged together, on one look at the store."""
+        for agent in agents:
+            self._asked.setdefault(agent, _Asked())
+        self._wake.set()
+
     async def examine(self, agent: AgentId) -> Examination:
         """Have one agent judged now; waits for as long as that takes."""
-        asked = self._asked.setdefault(agent, _Asked())
-        self._wake.set()
+        self.want([agent])
+        asked = self._asked[agent]
         asked.waiting += 1
         try:
             await asked.done.wait()
