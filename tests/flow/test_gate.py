@@ -60,15 +60,14 @@ async def test_a_use_that_is_cancelled_gives_its_place_back(
             async with gate.slot():
                 await trio.sleep_forever()
 
-    async with trio.open_nursery() as nursery:
-        async with gate.slot():
-            nursery.start_soon(give_up)
+    async with trio.open_nursery() as nursery, gate.slot():
+        nursery.start_soon(give_up)
+        await trio.sleep(1)
+        assert gate.waiting == 1
+        scope.cancel()
+        if not turn_comes:
             await trio.sleep(1)
-            assert gate.waiting == 1
-            scope.cancel()
-            if not turn_comes:
-                await trio.sleep(1)
-                assert gate.waiting == 0
+            assert gate.waiting == 0
     assert (gate.in_use, gate.waiting) == (0, 0)
     with trio.fail_after(1):
         async with gate.slot() as waited_s:
