@@ -68,7 +68,7 @@ async def test_a_daemon_at_work_tells_its_numbers_and_its_tasks(home: Path) -> N
     assert read["custosd_dropped_total", "entries"] == 0
     assert read["custosd_budget_usd", "fleet/day"] == 10
     assert shown.code == OK
-    assert "guard_trajectories  waits at" in shown.out or "waits at guardian.py" in shown.out
+    assert "rounds of guardian  waits at" in shown.out
     assert dumped["tasks"] == len(tree.splitlines())
     assert "guardian" in tree
     assert "waits at" in tree

@@ -89,7 +89,7 @@ class Rounds(Generic[R]):
         schedule.add(self.name, interval(interval_s, first_utc), self._fire)
         self._due = 1
         async with trio.open_nursery() as nursery:
-            await nursery.start(schedule.run)
+            await nursery.start(schedule.run, name=f"rounds of {self.name}")
             while True:
                 self._wake = trio.Event()
                 if self._due or self._askers:
