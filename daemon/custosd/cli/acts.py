@@ -292,7 +292,7 @@ def thaw(door: Door, reason: str) -> None:
 )
 @_reason
 @_changing
-def emergency(door: _Door, agents: tuple[str, ...], deadline_s: float, reason: str) -> None:
+def emergency(door: Door, agents: tuple[str, ...], deadline_s: float, reason: str) -> None:
     """Have AGENTs judged now, all at once, and the fleet looked at as a whole.
 
     Neither cadence nor "nothing has changed" counts, only the money does. What the verdicts ask
@@ -324,7 +324,7 @@ def emergency(door: _Door, agents: tuple[str, ...], deadline_s: float, reason: s
 )
 @_reason
 @_changing
-def cycle(door: _Door, once: bool, deadline_s: float, reason: str) -> None:  # noqa: ARG001 - says so
+def cycle(door: Door, once: bool, deadline_s: float, reason: str) -> None:  # noqa: ARG001 - said
     """Have the guardian and the conductor sweep now, both at once, and wait for them.
 
     Who asks while a sweep is under way waits for the next one, together with everybody else who

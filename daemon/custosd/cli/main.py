@@ -39,6 +39,8 @@ COMMANDS: Mapping[str, str] = {
     "tasks": "acts:tasks",
     "budget": "budget:budget",
     "reload": "acts:reload",
+    "emergency": "acts:emergency",
+    "cycle": "acts:cycle",
     "conductor": "fleet:conductor",
     "findings": "fleet:findings",
     "claims": "fleet:claims",
