@@ -13,7 +13,12 @@ Agents are never touched by our own stop.
 import os
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -27,7 +32,12 @@ from custosd import __version__
 from custosd.acting import ActingHalf, Hands, Remembered, remembered
 from custosd.adapters.codec import MsgpackCodec
 from custosd.adapters.context import LocalContext
-from custosd.adapters.judges.opening import open_judge, priced_models
+from custosd.adapters.judges.opening import (
+    Guards,
+    open_judge,
+    open_pair_judge,
+    priced_models,
+)
 from custosd.adapters.judges.pair_rules import RulesPairJudge
 from custosd.adapters.memory_coordination import MemoryCoordination
 from custosd.adapters.memory_spends import MemorySpends
@@ -142,6 +152,12 @@ RESTARTS_REMEMBERED = timedelta(days=1)
 
 OpenSource = Callable[[Restored], AbstractAsyncContextManager[TranscriptSource]]
 OpenJudge = Callable[[Config], AbstractAsyncContextManager[Judge]]
+OpenPairJudge = Callable[[Config], AbstractAsyncContextManager[PairJudge]]
+
+
+def _open_rules_for_pairs(_config: Config) -> AbstractAsyncContextManager[PairJudge]:
+    return nullcontext(RulesPairJudge())
+
 
 NEEDS: Mapping[str, Callable[[Config], object]] = {
     "retention": lambda config: config.retention,
@@ -151,7 +167,7 @@ NEEDS: Mapping[str, Callable[[Config], object]] = {
         config.models,
         config.ensembles,
     ),
-    "conductor": lambda config: config.conductor,
+    "conductor": lambda config: (config.conductor, config.models, config.ensembles),
     "liveness": lambda config: config.liveness,
     "alerting": lambda config: config.alerts,
     "watchdog": lambda config: config.watchdog,
@@ -180,7 +196,7 @@ class Outside:
     swept: Callable[[SweepFinished, FleetView], None] = lambda _sweep, _view: None
     seen: Callable[[Latest[FleetView]], None] = lambda _view: None
     coordination: CoordinationStore = field(default_factory=MemoryCoordination)
-    pair_judge: PairJudge = field(default_factory=RulesPairJudge)
+    open_pair_judge: OpenPairJudge = _open_rules_for_pairs
     places: Places = field(default_factory=ToldPlaces)
     origins: Mapping[KeyPath, Origin] = field(default_factory=dict)
     purse: Purse | None = None
@@ -428,9 +444,7 @@ async def _start_producers(
                 )
 
     async def conductor(now: Config, task_status: trio.TaskStatus[None]) -> None:
-        with pulses.watched("conductor") as pulse:
-            made = _conductor(now, outside, wires, pulse)
-            await conduct_fleet(made, wires.judging.fleet_sweeps, task_status=task_status)
+        await _conduct(now, outside, wires, task_status)
 
     async def vitals(_now: Config, task_status: trio.TaskStatus[None]) -> None:
         with pulses.watched("vitals") as pulse:
@@ -638,10 +652,21 @@ def _guardian(
     return guardian
 
 
-def _conductor(config: Config, outside: Outside, wires: _Wires, pulse: Pulse) -> Conductor:
+async def _conduct(
+    config: Config, outside: Outside, wires: _Wires, task_status: trio.TaskStatus[None]
+) -> None:
+    async with outside.open_pair_judge(config) as judge:
+        with wires.pulses.watched("conductor") as pulse:
+            made = _conductor(config, outside, wires, judge, pulse)
+            await conduct_fleet(made, wires.judging.fleet_sweeps, task_status=task_status)
+
+
+def _conductor(
+    config: Config, outside: Outside, wires: _Wires, judge: PairJudge, pulse: Pulse
+) -> Conductor:
     settings = config.conductor
     return Conductor(
-        ConductorPorts(outside.coordination, outside.pair_judge, outside.places, outside.now_utc),
+        ConductorPorts(outside.coordination, judge, outside.places, outside.now_utc),
         ConductorSetup(
             settings.rules(),
             settings.interval_s,
@@ -866,10 +891,11 @@ async def _run_looked_at(
         # Where the canaries of `custosd drill` write.
         folders.append(config.daemon.state_folder(environ) / "drill")
         purse = Purse(PostgresSpends(database), now_utc, budgets_of(config))
+        guards = Guards()
         outside = Outside(
             PostgresStore(database),
             source_of(config.transcripts, environ, folders),
-            lambda now: open_judge(now, environ, now_utc, purse=purse),
+            lambda now: open_judge(now, environ, now_utc, purse=purse, guards=guards),
             manager,
             now_utc,
             local_hands(
@@ -886,6 +912,9 @@ async def _run_looked_at(
             coordination=PostgresCoordination(database),
             places=places,
             origins=reading.origins,
+            open_pair_judge=lambda now: open_pair_judge(
+                now, environ, now_utc, purse=purse, guards=guards
+            ),
             purse=purse,
         )
         await supervise_fleet(config, outside, stop, task_status=task_status)

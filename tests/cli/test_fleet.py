@@ -25,7 +25,7 @@ def test_findings_are_listed(run: Run, watched: Watched) -> None:
     told = json.loads(run("findings", "--json", config=watched.config).stdout)
     for each in told:
         assert list(each)[:4] == ["id", "concern", "kind", "agents"]
-        assert list(each)[-2:] == ["acked_by", "acked_utc"]
+        assert list(each)[-3:] == ["acked_utc", "acked_until_utc", "acked_note"]
 
 
 def test_without_claims_that_is_said(run: Run, watched: Watched) -> None:

@@ -154,6 +154,7 @@ def finding_form(finding: Finding) -> dict[str, Any]:
         "last_line": sighting.last_line,
         "judge": sighting.judge,
         "summary": sighting.summary,
+        "said": sighting.said,
         "first_seen_utc": finding.first_seen_utc,
         "last_seen_utc": finding.last_seen_utc,
         "sightings": finding.sightings,

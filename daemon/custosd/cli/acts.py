@@ -368,6 +368,22 @@ def ack(door: Door, id_: str, for_s: float | None, until: str | None, reason: st
     door.ask(Act.ACK, id_, for_s=for_s, until=until, reason=reason)
 
 
+@click.command("ack")
+@click.argument("id_", metavar="ID")
+@_for
+@_until
+@click.option("--note", default="", help="What is known of it; it is told to everybody who asks.")
+@_changing
+def ack_finding(door: Door, id_: str, for_s: float | None, until: str | None, note: str) -> None:
+    """Say that finding ID (or the beginning of its id) is known: there is no further notice.
+
+    It is known until it is over, or until there is more to it: another file, or much more
+    confidence. Then people are told anew.
+    """
+    named = id_ if id_.startswith("finding:") else f"finding:{id_}"
+    door.ask(Act.ACK, named, for_s=for_s, until=until, reason=note)
+
+
 # --- questions, and the daemon itself -------------------------------------------------------
 
 

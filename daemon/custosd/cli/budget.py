@@ -35,7 +35,8 @@ def budget_show(door: Door) -> None:
 
     \b
     JSON:    outcome message detail
-    detail:  at_utc source own_usd fleet_usd (null: not known) share share_most
+    detail:  at_utc source own_usd conductor_usd (the part of it that is about
+             pairs of agents) fleet_usd (null: not known) share share_most
              unwritten skips limits lines
     limits:  id scope subject span most_usd spent_usd reserved_usd left_usd
              used_share resets_at_utc rung (as_asked, smaller, rules)

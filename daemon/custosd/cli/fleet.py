@@ -12,6 +12,7 @@ from custosd.adapters.postgres.actions import PostgresActions
 from custosd.adapters.postgres.coordination import PostgresCoordination
 from custosd.adapters.postgres.opening import open_postgres
 from custosd.api.coordination import claim_forms, finding_form, fleet_form
+from custosd.cli.acts import ack_finding
 from custosd.cli.settings import log_for_a_command, run_to_the_end, settings
 from custosd.cli.showing import Look, age, printable
 from custosd.config.settings import Config
@@ -49,21 +50,24 @@ def conductor(ctx: click.Context, *, as_json: bool) -> None:
         _say_reading(*readings[0], len(findings))
 
 
-@click.command("findings")
+@click.group("findings", invoke_without_command=True)
 @click.option("--past", "past_h", type=float, default=0.0, help="Also those over in so many hours.")
 @_as_json
 @click.pass_context
 def findings(ctx: click.Context, *, past_h: float, as_json: bool) -> None:
     """List what was found between agents: the same work done twice, writes in one place.
 
-    That it is known is said with `custosd ack CONCERN`.
+    That one is known is said with `custosd findings ack ID`.
 
     \b
     JSON, for each:  id concern kind agents likeness confidence paths
-                     first_line last_line judge summary first_seen_utc
-                     last_seen_utc sightings resolved_utc resolution
-                     acked_by acked_utc
+                     first_line last_line judge summary said (a model's own
+                     words) first_seen_utc last_seen_utc sightings
+                     resolved_utc resolution
+                     acked_by acked_utc acked_until_utc acked_note
     """  # noqa: D301 - click's mark of a paragraph that is not wrapped
+    if ctx.invoked_subcommand is not None:
+        return
     config = settings(ctx)
     log_for_a_command(ctx)
     now = datetime.now(UTC)
@@ -78,6 +82,9 @@ def findings(ctx: click.Context, *, past_h: float, as_json: bool) -> None:
         look = Look()
         for each in found:
             _say_finding(look, each, acks.get(each.concern), now)
+
+
+findings.add_command(ack_finding)
 
 
 @click.command("claims")
@@ -162,12 +169,20 @@ def _say_finding(look: Look, finding: Finding, ack: Hold | None, now: datetime) 
         look.row("in", f"{', '.join(sighting.paths[:PATHS_SHOWN])}{lines}")
     if sighting.summary:
         look.row("because", sighting.summary)
+    if sighting.said:
+        # Of a model that read what agents wrote: quoted, and beside what was measured.
+        look.row(f"{sighting.judge} says", json.dumps(sighting.said, ensure_ascii=False))
+    if ack and ack.reason:
+        look.row("noted", ack.reason)
 
 
 def _ack_form(ack: Hold | None) -> dict[str, object]:
-    if ack is None:
-        return {"acked_by": None, "acked_utc": None}
-    return {"acked_by": ack.by, "acked_utc": ack.since_utc}
+    return {
+        "acked_by": ack and ack.by,
+        "acked_utc": ack and ack.since_utc,
+        "acked_until_utc": ack and ack.until_utc,
+        "acked_note": ack and ack.reason,
+    }
 
 
 def _print_json(form: Mapping[str, object] | Sequence[Mapping[str, object]]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Annotated
 
-from custosd.config.kinds import Amount, Count, Duration
+from custosd.config.kinds import Amount, Count, Duration, Name
 from custosd.config.section import Conflict, Section, default, in_order
 from custosd.core.coherence import CoherenceRules
 
@@ -23,11 +23,21 @@ class ConductorSettings(Section):
     pairs: Annotated[int, Count(1, 100_000, "pairs")] = default(
         50, "How many suspect pairs the judge is asked about in one sweep, the weightiest first."
     )
+    judge: Annotated[str, Name("name of a judge")] = default(
+        "rules",
+        "Who judges suspect pairs: the name of a model or an ensemble; rules says what places and"
+        " words can defend, and stands in wherever another one cannot be had.",
+    )
+    smaller_judge: Annotated[str, Name("name of a judge", optional=True)] = default(
+        "",
+        "Who is asked instead of the judge when money runs short; see [money]. Empty: nobody, but"
+        " the rules once it has run out.",
+    )
     judge_concurrency: Annotated[int, Count(1, 1_000, "questions")] = default(
         5, "How many questions about pairs are open at the same time."
     )
     judge_timeout_s: Annotated[float, Duration("100ms", "1h")] = default(
-        "60s", "How long the judge may take for one pair; then the pair is left as it stood."
+        "60s", "How long the judge may take for one pair; then the rules' word stands."
     )
     misaligned_weight: Annotated[float, Amount(0, 1, "weight")] = default(
         0.2, "What the share of misaligned agents takes from the coherence."

@@ -1,6 +1,6 @@
 """The models that may judge: one `[[model]]` table for each, and ensembles of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -201,21 +201,44 @@ def judges_in(
         ("fallback", fallback),
         ("smaller_judge", [smaller] if smaller else []),
     ):
-        if any(name not in names for name in wanted):
-            yield Conflict(
-                (Side(("guardian", key), "rules, or the name of a [[model]] or [[ensemble]]"),),
-                f"there are: {', '.join(sorted(names))}",
-            )
+        yield from _called_upon("guardian", key, wanted, names)
     if len({judge, *fallback}) <= len(fallback):
         yield Conflict(
             (Side(("guardian", "fallback"), "other judges than guardian.judge, each once"),),
             "whoever could not be had a moment ago can not be had now",
         )
+    yield from _not_itself("guardian", judge, smaller)
+
+
+def pair_judges_in(
+    models: Sequence[ModelSettings],
+    ensembles: Sequence[EnsembleSettings],
+    judge: str,
+    smaller: str = "",
+) -> Iterator[Conflict]:
+    """What is wrong with whom the conductor calls upon."""
+    names = {RULES, *(model.name for model in models), *(group.name for group in ensembles)}
+    yield from _called_upon("conductor", "judge", [judge], names)
+    yield from _called_upon("conductor", "smaller_judge", [smaller] if smaller else [], names)
+    yield from _not_itself("conductor", judge, smaller)
+
+
+def _called_upon(
+    section: str, key: str, wanted: Sequence[str], names: Collection[str]
+) -> Iterator[Conflict]:
+    if any(name not in names for name in wanted):
+        yield Conflict(
+            (Side((section, key), "rules, or the name of a [[model]] or [[ensemble]]"),),
+            f"there are: {', '.join(sorted(names))}",
+        )
+
+
+def _not_itself(section: str, judge: str, smaller: str) -> Iterator[Conflict]:
     if smaller and smaller == judge:
         yield Conflict(
             (
-                Side(("guardian", "smaller_judge"), "another judge than guardian.judge"),
-                Side(("guardian", "judge"), ""),
+                Side((section, "smaller_judge"), f"another judge than {section}.judge"),
+                Side((section, "judge"), ""),
             ),
             "it is who is asked when the money for the judge runs short; name a cheaper one",
         )

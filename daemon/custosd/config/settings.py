@@ -36,7 +36,7 @@ from custosd.config.kinds import (
     Text,
     Words,
 )
-from custosd.config.models import EnsembleSettings, ModelSettings, judges_in
+from custosd.config.models import EnsembleSettings, ModelSettings, judges_in, pair_judges_in
 from custosd.config.money import MoneySettings
 from custosd.config.secret import Secret
 from custosd.config.section import (
@@ -505,6 +505,10 @@ class Config(Section):
             self.guardian.judge,
             self.guardian.fallback,
             self.guardian.smaller_judge,
+        )
+        conductor = self.conductor
+        yield from pair_judges_in(
+            self.models, self.ensembles, conductor.judge, conductor.smaller_judge
         )
         for slow in (
             "guardian.judge_timeout_s",

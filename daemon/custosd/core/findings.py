@@ -6,10 +6,11 @@ Laws:
    finding, seen once more; what comes back after it was resolved is a new one.
 2. It is resolved when one of the two is no longer at work, or when it was looked for and
    not seen `MISSES` times in a row. What could not be looked at is neither seen nor missed.
-3. What a person said of a finding stays with it.
+3. What a person said of a finding stays with it while it is what it was: of one that is
+   known, and grew (see `grew`), a person is told anew, by another name of its concern.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -47,6 +48,7 @@ class Sighting:
 
     `likeness` of the goals and `confidence` are 0..1. `paths` and `summary` may hold agent
     text: stored and shown, never logged. Lines are 0 where the whole file is meant.
+    `summary` is ours, `said` what a model added. `revision` counts what law 3 calls new.
     """
 
     kind: FindingKind
@@ -59,6 +61,8 @@ class Sighting:
     last_line: int = 0
     judge: str = ""
     summary: str = ""
+    said: str = ""
+    revision: int = 1
 
     @property
     def key(self) -> Key:
@@ -92,17 +96,22 @@ class Finding:
     @property
     def concern(self) -> str:
         """The name under which a person is told of it, and says that it is known."""
-        return f"finding:{self.id}"
+        again = f".{self.sighting.revision}" if self.sighting.revision > 1 else ""
+        return f"finding:{self.id}{again}"
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What one sweep did to the findings; all of them together are what is to be stored."""
+    """What one sweep did to the findings; all of them together are what is to be stored.
+
+    `grown` are those of `seen` that were known and are news again, each as it was before.
+    """
 
     opened: tuple[Finding, ...] = ()
     seen: tuple[Finding, ...] = ()
     missed: tuple[Finding, ...] = ()
     resolved: tuple[Finding, ...] = ()
+    grown: tuple[tuple[Finding, Finding], ...] = ()
 
     @property
     def all(self) -> tuple[Finding, ...]:
@@ -127,11 +136,13 @@ class FindingBook:
         undecided: Collection[Key],
         now_utc: datetime,
         apart: Collection[Key] = (),
+        known: Container[str] = (),
     ) -> Changes:
         """What follows from a sweep's sightings; changes nothing (see `keep`).
 
         `undecided` are pairs that nobody could judge this time, `apart` those of which a
-        judge said that it is nothing. Of several sightings of one key the first counts.
+        judge said that it is nothing, `known` concerns of which a person knows. Of
+        several sightings of one key the first counts.
         """
         seen: dict[Key, Sighting] = {}
         for sighting in sightings:
@@ -142,20 +153,16 @@ class FindingBook:
             if key not in self.open
         ]
         again: list[Finding] = []
+        grown: list[tuple[Finding, Finding]] = []
         missed: list[Finding] = []
         resolved: list[Finding] = []
         for key, finding in self.open.items():
             _, one, other = key
             if key in seen:
-                again.append(
-                    replace(
-                        finding,
-                        sighting=seen[key],
-                        last_seen_utc=now_utc,
-                        sightings=finding.sightings + 1,
-                        missed=0,
-                    )
-                )
+                news = finding.concern in known and grew(finding.sighting, seen[key])
+                again.append(_seen_again(finding, seen[key], now_utc, news=news))
+                if news:
+                    grown.append((finding, again[-1]))
             elif one not in at_work or other not in at_work:
                 resolved.append(_over(finding, Resolution.AGENT_GONE, now_utc))
             elif key in apart:
@@ -166,7 +173,7 @@ class FindingBook:
                 resolved.append(_over(finding, Resolution.NOT_SEEN, now_utc))
             else:
                 missed.append(replace(finding, missed=finding.missed + 1))
-        return Changes(tuple(opened), tuple(again), tuple(missed), tuple(resolved))
+        return Changes(tuple(opened), tuple(again), tuple(missed), tuple(resolved), tuple(grown))
 
     def keep(self, changes: Changes) -> None:
         """Make these changes."""
@@ -175,6 +182,21 @@ class FindingBook:
                 self.open[finding.key] = finding
             else:
                 self.open.pop(finding.key, None)
+
+
+SURER = 0.25
+"""So much more confidence is news to whoever knew."""
+
+
+def grew(before: Sighting, now: Sighting) -> bool:
+    """Whether there is more to it: another file, or clearly more confidence.
+
+    Not other lines: these move with every step.
+    """
+    if now.confidence >= before.confidence + SURER:
+        return True
+    # A full list may leave out today what it showed yesterday, and the other way round.
+    return len(before.paths) < PATHS_KEPT and not set(now.paths) <= set(before.paths)
 
 
 def key_of(kind: FindingKind, one: AgentId, other: AgentId) -> Key:
@@ -201,6 +223,16 @@ def superfluous(
         if agent != best:
             found[agent] = best
     return found
+
+
+def _seen_again(finding: Finding, sighting: Sighting, now_utc: datetime, *, news: bool) -> Finding:
+    return replace(
+        finding,
+        sighting=replace(sighting, revision=finding.sighting.revision + news),
+        last_seen_utc=now_utc,
+        sightings=finding.sightings + 1,
+        missed=0,
+    )
 
 
 def _over(finding: Finding, resolution: Resolution, now_utc: datetime) -> Finding:

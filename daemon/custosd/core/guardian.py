@@ -251,11 +251,16 @@ def is_worth_asking(
 
 def _pause_s(memo: Memo, question: str, limits: GuardianLimits) -> float:
     """How long nothing is asked after questions that got no answer; 0 after the first."""
-    if memo.failures <= 1:
-        return 0.0
     longest_s = LONGEST_RETRY_S if question == memo.unanswered else limits.cadence_s
+    return retry_pause_s(memo.failures, longest_s)
+
+
+def retry_pause_s(failures: int, longest_s: float = LONGEST_RETRY_S) -> float:
+    """The pause after so many questions in a row that got no answer; 0 after the first."""
+    if failures <= 1:
+        return 0.0
     # An exponent that is bounded: failures are counted for weeks.
-    return min(RETRY_S * 2.0 ** min(memo.failures - 2, 16), longest_s)
+    return min(RETRY_S * 2.0 ** min(failures - 2, 16), longest_s)
 
 
 def after_answer(

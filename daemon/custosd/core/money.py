@@ -42,6 +42,10 @@ _STEP_S = 3_600
 """A clock that went on by more has jumped, and may jump back: nothing is forgotten for a day."""
 
 
+CONDUCTOR = AgentId("custosd:conductor")
+"""For whom questions about pairs of agents are paid: the fleet, and no agent of it."""
+
+
 class Span(StrEnum):
     """Over what time a limit counts; see the module's law 3."""
 
@@ -338,7 +342,7 @@ class Ledger:
     def limits_of(self, agent: AgentId, model: str) -> tuple[Limit, ...]:
         """Every limit that a call for this agent by this model counts for; "" for none."""
         found = [*self._fleet_limits()]
-        if agent and self.budgets.agent_day_usd > 0:
+        if agent and agent != CONDUCTOR and self.budgets.agent_day_usd > 0:
             found.append(Limit(Scope.AGENT, Span.DAY, self.budgets.agent_day_usd, agent))
         return (*found, *self._model_limits(model))
 
@@ -361,6 +365,7 @@ class Ledger:
         """Those of the fleet and of models, and of every agent that anything was spent on."""
         agents = {name for scope, name in self._tallies if scope is Scope.AGENT}
         agents |= {reservation.agent for reservation in self.open.values()}
+        agents.discard(CONDUCTOR)
         each = self.budgets.agent_day_usd
         return (
             *self._fleet_limits(),
@@ -392,6 +397,11 @@ class Ledger:
             if _ORDER.index(rung) > _ORDER.index(worst[0]):
                 worst = rung, limit
         return worst
+
+    def conductor_usd(self, now_utc: datetime) -> float:
+        """What questions about pairs cost today, with what is under way."""
+        day = Limit(Scope.AGENT, Span.DAY, 0.0, CONDUCTOR)
+        return self.spent_usd(now_utc, day) + self.reserved_usd(day)
 
     def spent_usd(self, now_utc: datetime, limit: Limit) -> float:
         """What counts as spent for a limit, without what is under way."""

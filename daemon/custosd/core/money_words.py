@@ -24,6 +24,7 @@ class MoneyShown:
 
     `fleet_usd`: what the agents spent today, None where no transcript tells. `unwritten`
     calls wait for the store; `skips` counts, since the start, who was judged by another.
+    `conductor_usd` is the part of `own_usd` that questions about pairs of agents cost.
     """
 
     at_utc: datetime
@@ -33,6 +34,7 @@ class MoneyShown:
     share: float
     unwritten: int = 0
     skips: int = 0
+    conductor_usd: float = 0.0
 
 
 def limit_words(limit: Limit) -> str:
@@ -61,15 +63,16 @@ def reached_words(news: BudgetNews, now_utc: datetime) -> str:
 def money_explained(shown: MoneyShown, source: str = "") -> Explanation:
     """Every limit, for `custosd budget show`; `source` says where it was read, if not live.
 
-    The form: at_utc source own_usd fleet_usd share share_most unwritten skips limits; of each
-    limit: id scope subject span most_usd spent_usd reserved_usd left_usd used_share
-    resets_at_utc rung.
+    The form: at_utc source own_usd conductor_usd fleet_usd share share_most unwritten skips
+    limits; of each limit: id scope subject span most_usd spent_usd reserved_usd left_usd
+    used_share resets_at_utc rung.
     """
     own, agents = _parted(shown)
     form: Form = {
         "at_utc": rfc3339(shown.at_utc),
         "source": source or "daemon",
         "own_usd": round(shown.own_usd, 9),
+        "conductor_usd": round(shown.conductor_usd, 9),
         "fleet_usd": None if shown.fleet_usd is None else round(shown.fleet_usd, 9),
         "share": _share(shown),
         "share_most": shown.share,
@@ -80,6 +83,7 @@ def money_explained(shown: MoneyShown, source: str = "") -> Explanation:
     lines = [
         *([f"read from {source}"] if source else []),
         f"judging cost {usd_words(shown.own_usd)} USD today{_of_fleet(shown)}",
+        *_of_pairs(shown),
         *(_line(line, shown.at_utc) for line in own),
         *(_line(line, shown.at_utc) for line in agents[:AGENTS_SHOWN]),
     ]
@@ -101,6 +105,14 @@ def _parted(shown: MoneyShown) -> tuple[list[BudgetLine], list[BudgetLine]]:
 
 def _share(shown: MoneyShown) -> float | None:
     return round(shown.own_usd / shown.fleet_usd, 6) if shown.fleet_usd else None
+
+
+def _of_pairs(shown: MoneyShown) -> list[str]:
+    if shown.conductor_usd <= 0:
+        return []
+    return [
+        f"  of which about pairs of agents, for the fleet: {usd_words(shown.conductor_usd)} USD"
+    ]
 
 
 def _of_fleet(shown: MoneyShown) -> str:

@@ -28,7 +28,7 @@ FEWEST_WORDS = 4
 LATEST_IN_FILE = 32
 _PATHS_SHOWN = 8
 _SURE = 0.9
-_LIKELY = 0.6
+LIKELY = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +87,15 @@ class Suspicion:
 
 @dataclass(frozen=True, slots=True)
 class PairJudgement:
-    """Whether a suspicion is true: `holds` None where that cannot be said."""
+    """Whether a suspicion is true: `holds` None where that cannot be said.
+
+    `summary` is in words of ours, of what was measured; `said` are a model's own, for people.
+    """
 
     holds: bool | None
     confidence: float = 0.0
     summary: str = ""
+    said: str = ""
 
 
 File = tuple[str, str]
@@ -284,29 +288,40 @@ def file_of(path: str, place: Place) -> File | None:
 
 def judge_by_rules(suspicion: Suspicion) -> PairJudgement:
     """What can be said of a pair without reading: sure of places, careful about goals."""
-    met = suspicion.clash
+    met, words = suspicion.clash, in_words(suspicion)
     if met is not None:
-        how = "at the same time" if met.mingled else "without having looked" if met.blind else ""
-        words = " ".join(filter(None, ("both write to the same place", how)))
-        return PairJudgement(True, _SURE if met.sure else _LIKELY, words)  # noqa: FBT003 - the answer
+        return PairJudgement(True, _SURE if met.sure else LIKELY, words)  # noqa: FBT003 - the answer
     if suspicion.made_twice:
-        words = f"both wrote {suspicion.made_twice} new files of the same names"
-        return PairJudgement(True, _LIKELY, words)  # noqa: FBT003 - the answer
+        return PairJudgement(True, LIKELY, words)  # noqa: FBT003 - the answer
     shared = bool(suspicion.paths)
     enough = SAME_WORK_WITH_FILE if shared else SAME_WORK
     if suspicion.likeness >= enough:
-        words = f"goals alike by {suspicion.likeness:.2f}" + (", in common files" if shared else "")
-        return PairJudgement(True, _SURE if shared else _LIKELY, words)  # noqa: FBT003 - the answer
+        return PairJudgement(True, _SURE if shared else LIKELY, words)  # noqa: FBT003 - the answer
     return PairJudgement(None)
 
 
+def in_words(suspicion: Suspicion) -> str:
+    """What there is to a suspicion, as it was measured; no word of an agent's is in it."""
+    met = suspicion.clash
+    if met is not None:
+        how = "at the same time" if met.mingled else "without having looked" if met.blind else ""
+        return " ".join(filter(None, ("both write to the same place", how)))
+    if suspicion.made_twice:
+        return f"both wrote {suspicion.made_twice} new files of the same names"
+    return f"goals alike by {suspicion.likeness:.2f}" + ", in common files" * bool(suspicion.paths)
+
+
 def content_of(suspicion: Suspicion, works: Mapping[AgentId, Work]) -> str:
-    """A digest of all that a judge is shown of a pair: equal for equal questions."""
+    """A digest of all that a judge is shown of a pair: equal for equal questions.
+
+    Not of the lines, nor of what each is busy with just now: these change with every step.
+    """
     one, other = works[suspicion.one], works[suspicion.other]
+    met = suspicion.clash
     parts = (
-        *(suspicion.kind.value, one.goal, other.goal, one.focus, other.focus),
+        *(suspicion.kind.value, one.goal, other.goal),
         *(one.place.branch, other.place.branch, *suspicion.paths),
-        repr(suspicion.clash),
+        repr(met and (met.sure, met.mingled, met.blind)),
         f"{suspicion.likeness:.2f} {suspicion.made_twice}",
     )
     return digest_of("\x1f".join(parts))

@@ -9,7 +9,8 @@ What is suspect, what a sweep makes of findings and what a reading comes to is d
 
 1. Only agents that changed are compared, and a judge is asked once about equal content; of
    many suspicions the weightiest first, at most `pairs` a sweep, and the rest is counted.
-2. What a judge could not say leaves a finding as it stood.
+2. Where a judge cannot be had the rules' word stands, signed as theirs; what they cannot say
+   either leaves a finding as it stood. The judge is asked again, ever more rarely.
 3. Sweeps never overlap. Whoever asks for one while another is under way gets the next one,
    together with everybody else who asked since that began.
 4. A finding is stored before it is told; where the store is away it is told all the same, and
@@ -52,7 +53,16 @@ from custosd.core.findings import (
     Sighting,
     superfluous,
 )
-from custosd.core.pairs import PairIndex, Place, Suspicion, Work, content_of
+from custosd.core.guardian import retry_pause_s
+from custosd.core.holds import HoldKind
+from custosd.core.pairs import (
+    PairIndex,
+    Place,
+    Suspicion,
+    Work,
+    content_of,
+    judge_by_rules,
+)
 from custosd.core.trajectory import Activity, TrajectoryDigest
 from custosd.core.verdicts import Standing
 from custosd.core.view import AgentView, FleetView
@@ -65,6 +75,7 @@ from custosd.services.store_absence import StoreAbsence, past_conflicts
 
 log = structlog.get_logger()
 
+RULES = "rules"
 FLEET_CONCERN = "coherence:fleet"
 ANSWERS_KEPT = 8_192
 READINGS_LOOKED_AT = 12
@@ -102,6 +113,14 @@ class ConductorPorts:
     now_utc: Callable[[], datetime]
 
 
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """How often in a row, and when last, a question got no answer."""
+
+    times: int
+    at: float
+
+
 @dataclass(slots=True)
 class _Sweep:
     """What one sweep comes to, bit by bit."""
@@ -130,6 +149,7 @@ class Conductor:
     recalled: bool = False
     _index: PairIndex = field(default_factory=PairIndex)
     _answers: OrderedDict[str, PairAnswer] = field(default_factory=OrderedDict[str, PairAnswer])
+    _unanswered: OrderedDict[str, _Failed] = field(default_factory=OrderedDict[str, _Failed])
     _scores: deque[float] = field(default_factory=lambda: deque(maxlen=READINGS_LOOKED_AT))
     _unsaved: dict[str, Finding] = field(default_factory=dict[str, Finding])
     _turn: trio.Lock = field(default_factory=trio.Lock)
@@ -164,8 +184,9 @@ class Conductor:
         sweep = await self._judged()
         changes = Changes()
         if self.recalled:
+            acks = {subject for kind, subject in view.hands.holds if kind is HoldKind.ACK}
             changes = self.book.after(
-                sweep.sightings, at_work.keys(), sweep.undecided, now_utc, sweep.apart
+                sweep.sightings, at_work.keys(), sweep.undecided, now_utc, sweep.apart, acks
             )
             self.book.keep(changes)
         before = self.reading.status if self.reading else None
@@ -259,6 +280,8 @@ class Conductor:
             if known is not None:
                 self._answers.move_to_end(question.input_hash)
                 _take(sweep, suspicion, known)
+            elif self._pauses(question.input_hash):
+                _take_rules(sweep, suspicion)
             else:
                 to_ask.append(question)
             if number % _AT_ONCE == 0:
@@ -291,15 +314,29 @@ class Conductor:
         except JudgeError as error:
             log.info("pair.unjudged", kind=suspicion.kind, reason=error.reason)
             sweep.failed += 1
-            sweep.undecided.add(suspicion.key)
+            self._note_failure(question.input_hash)
+            _take_rules(sweep, suspicion)
             return
         finally:
             self.pulse.beat()
         sweep.cost_usd += answer.usage.cost_usd
+        self._unanswered.pop(question.input_hash, None)
         self._answers[question.input_hash] = answer
         if len(self._answers) > ANSWERS_KEPT:
             self._answers.popitem(last=False)
         _take(sweep, suspicion, answer)
+
+    def _pauses(self, input_hash: str) -> bool:
+        failed = self._unanswered.get(input_hash)
+        return failed is not None and (
+            trio.current_time() - failed.at < retry_pause_s(failed.times)
+        )
+
+    def _note_failure(self, input_hash: str) -> None:
+        failed = self._unanswered.pop(input_hash, _Failed(0, 0.0))
+        self._unanswered[input_hash] = _Failed(failed.times + 1, trio.current_time())
+        if len(self._unanswered) > ANSWERS_KEPT:
+            self._unanswered.popitem(last=False)
 
     async def _answer(self, question: PairQuestion) -> PairAnswer:
         with trio.move_on_after(self.setup.judge_timeout_s):
@@ -373,6 +410,17 @@ class Conductor:
             )
             pair = (sighting.one, sighting.other)
             await self.facts.send(FindingOpened(finding.id, sighting.kind, pair))
+            await self._escalate(finding)
+        for before, finding in changes.grown:
+            sighting = finding.sighting
+            log.info(
+                "finding.grown",
+                finding=finding.id,
+                kind=sighting.kind,
+                files=len(sighting.paths),
+                revision=sighting.revision,
+            )
+            await self.facts.send(ConcernResolved(before.concern, "grown"))
             await self._escalate(finding)
         for finding in changes.resolved:
             sighting, why = finding.sighting, finding.resolution
@@ -448,8 +496,18 @@ def _take(sweep: _Sweep, suspicion: Suspicion, answer: PairAnswer) -> None:
             met.last_line if met else 0,
             answer.judge,
             judgement.summary,
+            judgement.said,
         )
     )
+
+
+def _take_rules(sweep: _Sweep, suspicion: Suspicion) -> None:
+    """What the rules say in place of a judge; where they say nothing it is as it was."""
+    judgement = judge_by_rules(suspicion)
+    if judgement.holds is None:
+        sweep.undecided.add(suspicion.key)
+    else:
+        _take(sweep, suspicion, PairAnswer(judgement, judge=RULES))
 
 
 def _merit(digest: TrajectoryDigest) -> float:

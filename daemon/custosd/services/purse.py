@@ -215,6 +215,7 @@ class Purse:
             ledger.budgets.share,
             len(self._unwritten),
             self.skips,
+            ledger.conductor_usd(now_utc),
         )
 
     def lines(self) -> Iterator[BudgetLine]:

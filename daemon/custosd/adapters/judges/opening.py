@@ -1,6 +1,7 @@
-"""Opens the judge that the configuration names, with all that stands before a provider.
+"""Opens the judges that the configuration names, with all that stands before a provider.
 
 fallback ─► ladder ─► ensemble ─► LlmJudge ─► GuardedModel ─► HttpModel ─► HttpWire ─► HttpClient
+            ladder ─► ensemble ─► LlmPairJudge ──┘
 """
 
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -14,6 +15,13 @@ import trio
 from custosd.adapters.http_client import HttpLimits, open_http
 from custosd.adapters.judges.ensemble import EnsembleJudge, FallbackJudge
 from custosd.adapters.judges.llm import LlmSettings, open_llm_judge
+from custosd.adapters.judges.pair_llm import open_llm_pair_judge
+from custosd.adapters.judges.pair_rules import RulesPairJudge
+from custosd.adapters.judges.pair_several import (
+    EnsemblePairJudge,
+    PricedPairJudge,
+    ThriftyPairJudge,
+)
 from custosd.adapters.judges.rules import RulesJudge
 from custosd.adapters.judges.thrifty import Priced, ThriftyJudge
 from custosd.adapters.models import anthropic, openai
@@ -24,16 +32,47 @@ from custosd.adapters.models.till import Till
 from custosd.config.models import RULES, ModelSettings
 from custosd.config.settings import Config
 from custosd.flow.adaptive import AdaptiveLimit, Aimd
+from custosd.flow.breaker import CircuitBreaker
 from custosd.flow.rate_limit import Rate, RateLimiter
-from custosd.ports import Judge, Purse
+from custosd.ports import Judge, PairJudge, Purse
 
 MINUTE_S = 60.0
+PAIRS_REMEMBERED_S = 86_400.0
+"""How long a model is not asked again about equal goals, files and branches."""
+
 BURST_S = 10.0
 """So much of a minute's allowance may be used at once."""
 
 
 def _as_it_is(wire: Wire) -> Wire:
     return wire
+
+
+class Guards:
+    """What bounds how a model is asked, once for each table: an account has one allowance."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[RateLimiter, AdaptiveLimit[Aimd], CircuitBreaker]] = {}
+
+    def of(
+        self, settings: ModelSettings
+    ) -> tuple[RateLimiter, AdaptiveLimit[Aimd], CircuitBreaker]:
+        """Rates, concurrency and circuit of a model; of one that was changed, new ones."""
+        key = settings.model_dump_json()
+        if key not in self._made:
+            # A question that is larger than the burst could never be asked.
+            most = float(settings.context + settings.max_tokens) * 2
+            rates = {
+                "requests": _rate(settings.requests, 1.0),
+                "tokens": _rate(settings.tokens, most),
+            }
+            concurrency = float(settings.concurrency)
+            self._made[key] = (
+                RateLimiter(rates),
+                AdaptiveLimit(Aimd(min(10.0, concurrency), ceiling=concurrency)),
+                circuit(settings.name),
+            )
+        return self._made[key]
 
 
 @asynccontextmanager
@@ -47,6 +86,7 @@ async def open_judge(
     purse: Purse | None = None,
     replay: Wire | None = None,
     circuits: bool = True,
+    guards: Guards | None = None,
 ) -> AsyncGenerator[Judge]:
     """The judge `name`, or that of `guardian.judge` with its fallbacks, for the block.
 
@@ -59,8 +99,9 @@ async def open_judge(
     """
     async with AsyncExitStack() as stack:
         opening = _Opening(
-            config, environ, now_utc, around, stack, purse, replay, circuits=circuits
-        )
+            config, environ, now_utc, around, stack, purse, replay, circuits=circuits,
+            guards=guards or Guards(),
+        )  # fmt: skip
         if name:
             yield await opening.judge(name)
             return
@@ -79,6 +120,36 @@ async def open_judge(
         yield FallbackJudge([first, *others]) if others else first
 
 
+@asynccontextmanager
+async def open_pair_judge(
+    config: Config,
+    environ: Mapping[str, str],
+    now_utc: Callable[[], datetime],
+    *,
+    around: Callable[[Wire], Wire] = _as_it_is,
+    purse: Purse | None = None,
+    replay: Wire | None = None,
+    guards: Guards | None = None,
+) -> AsyncGenerator[PairJudge]:
+    """The judge of pairs that `conductor.judge` names, for the block; see `open_judge`.
+
+    One that cannot be had raises its `JudgeError`: what the rules say instead is for who asks.
+    """
+    async with AsyncExitStack() as stack:
+        opening = _Opening(
+            config, environ, now_utc, around, stack, purse, replay, guards=guards or Guards()
+        )
+        wanted = config.conductor
+        asked = await opening.priced_pairs(wanted.judge)
+        if purse is None or not asked.models:
+            yield asked.judge
+            return
+        smaller = wanted.smaller_judge
+        yield ThriftyPairJudge(
+            asked, await opening.priced_pairs(smaller) if smaller else None, purse
+        )
+
+
 @dataclass(slots=True)
 class _Opening:
     """Each judge is opened once, however often it is named."""
@@ -91,7 +162,9 @@ class _Opening:
     purse: Purse | None = None
     replay: Wire | None = None
     circuits: bool = True
+    guards: Guards = field(default_factory=Guards)
     opened: dict[str, Judge] = field(default_factory=dict[str, Judge])
+    opened_pairs: dict[str, PairJudge] = field(default_factory=dict[str, PairJudge])
 
     async def judge(self, name: str) -> Judge:
         if name not in self.opened:
@@ -110,20 +183,49 @@ class _Opening:
                 return EnsembleJudge(
                     members, name, enough=ensemble.enough, straggler_s=ensemble.straggler_s
                 )
+        model, settings = await self._model(name)
+        return await self.stack.enter_async_context(
+            open_llm_judge(model, LlmSettings(settings.context, canary_share=settings.canaries))
+        )
+
+    async def pairs(self, name: str) -> PairJudge:
+        if name not in self.opened_pairs:
+            self.opened_pairs[name] = await self._open_pairs(name)
+        return self.opened_pairs[name]
+
+    async def priced_pairs(self, name: str) -> PricedPairJudge:
+        return PricedPairJudge(name, await self.pairs(name), priced_models(self.config, name))
+
+    async def _open_pairs(self, name: str) -> PairJudge:
+        if name == RULES:
+            return RulesPairJudge()
+        for ensemble in self.config.ensembles:
+            if ensemble.name == name:
+                return EnsemblePairJudge(
+                    [await self.pairs(member) for member in ensemble.members],
+                    name,
+                    enough=ensemble.enough,
+                    straggler_s=ensemble.straggler_s,
+                )
+        model, settings = await self._model(name)
+        bounds = LlmSettings(
+            settings.context, remember_s=PAIRS_REMEMBERED_S, canary_share=settings.canaries
+        )
+        return await self.stack.enter_async_context(open_llm_pair_judge(model, bounds))
+
+    async def _model(self, name: str) -> tuple[GuardedModel, ModelSettings]:
         settings = next((each for each in self.config.models if each.name == name), None)
         if settings is None:
             raise KeyError(name)
         wire = self.replay or await self._wire(settings)
         model = guarded(HttpModel(
             name, protocol_of(settings), wire, self.now_utc, settings.timeout_s, settings.stream
-        ), settings, self.purse)  # fmt: skip
+        ), settings, self.purse, self.guards)  # fmt: skip
         if not self.circuits:
             model.breaker = None
         if self.replay:
             model.limiter, model.pause = None, _no_time
-        return await self.stack.enter_async_context(
-            open_llm_judge(model, LlmSettings(settings.context, canary_share=settings.canaries))
-        )
+        return model, settings
 
     async def _wire(self, settings: ModelSettings) -> Wire:
         client = await self.stack.enter_async_context(
@@ -165,24 +267,20 @@ def priced_models(config: Config, name: str) -> frozenset[str]:
     return frozenset(members) if costly.issuperset(members) else frozenset()
 
 
-def guarded(model: Model, settings: ModelSettings, purse: Purse | None = None) -> GuardedModel:
+def guarded(
+    model: Model, settings: ModelSettings, purse: Purse | None = None, guards: Guards | None = None
+) -> GuardedModel:
     """The model within the bounds of its table; with a `purse`, paid from it."""
     till = None
     if purse is not None and settings.costs:
         till = Till(settings.name, prices_of(settings), settings.max_tokens, purse)
-    # A question that is larger than the burst could never be asked.
-    most = float(settings.context + settings.max_tokens) * 2
+    limiter, concurrency, breaker = (guards or Guards()).of(settings)
     return GuardedModel(
         model,
         settings.max_tokens,
-        RateLimiter(
-            {
-                "requests": _rate(settings.requests, 1.0),
-                "tokens": _rate(settings.tokens, most),
-            }
-        ),
-        AdaptiveLimit(Aimd(min(10.0, settings.concurrency), ceiling=float(settings.concurrency))),
-        circuit(settings.name),
+        limiter,
+        concurrency,
+        breaker,
         till,
         policy(settings.attempts),
     )

@@ -15,7 +15,7 @@ Laws:
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +75,8 @@ class Fence:
     """What `prompt` has of it: what was cut off before its beginning was not sent."""
 
 
-def _nonce() -> str:
+def new_nonce() -> str:
+    """A mark that nobody can guess."""
     return secrets.token_hex(16)
 
 
@@ -87,7 +88,7 @@ def ask(
     most_tokens: int,
     sent: str = "",
     canary: str = "",
-    nonce: Callable[[], str] = _nonce,
+    nonce: Callable[[], str] = new_nonce,
 ) -> Fence:
     """The prompt for one question.
 
@@ -95,11 +96,11 @@ def ask(
     is not to be had), `sent` the end of what was sent of it last: only what follows is sent now.
     `canary` is a line to plant in the data.
     """
-    counts = _Counts()
+    counts = Clearing()
     items = [_facts(question), *_signals(question, counts), *_last(last, counts)]
     items += _other_parts(question, counts)
     room = max(0, most_tokens * BYTES_PER_TOKEN - len(_INSTRUCTIONS) - 400)
-    _fit(items, room // 2)
+    fit(items, room // 2)
     room -= sum(map(_size, items)) + (_size(_since(0, canary)) if canary else 0)
     cut, cleared, kept = 0, "", ""
     if tail is not None:
@@ -111,24 +112,34 @@ def ask(
         items.append(_since(cut, kept))
     if canary:
         items.append(_since(0, canary))
-    data = msgspec.json.encode(items).decode()
-    mark = nonce()
-    while mark in data:
-        mark = _nonce()
     return Fence(
-        Prompt(
-            _INSTRUCTIONS.replace("{nonce}", mark),
-            (Turn("user", f"BEGIN-DATA {mark}\n{data}\nEND-DATA {mark}"),),
-            VERDICT_SCHEMA,
-            SCHEMA_NAME,
-            mark,
-            question.ref.agent,
+        fenced(
+            _INSTRUCTIONS, items, VERDICT_SCHEMA, SCHEMA_NAME, about=question.ref.agent, nonce=nonce
         ),
         cut,
         counts.redacted,
         cleared,
         kept,
     )
+
+
+def fenced(
+    instructions: str,
+    items: Sequence[Mapping[str, Any]],
+    schema: Mapping[str, object],
+    schema_name: str,
+    *,
+    about: str,
+    nonce: Callable[[], str] = new_nonce,
+) -> Prompt:
+    """Instructions of ours (`{nonce}` in them is replaced), and data between two lines."""
+    data = msgspec.json.encode(items).decode()
+    mark = nonce()
+    while mark in data:
+        mark = new_nonce()
+    turn = Turn("user", f"BEGIN-DATA {mark}\n{data}\nEND-DATA {mark}")
+    system = instructions.replace("{nonce}", mark)
+    return Prompt(system, (turn,), schema, schema_name, mark, about)
 
 
 def repair(prompt: Prompt, wrong: str) -> Prompt:
@@ -148,11 +159,14 @@ def repair(prompt: Prompt, wrong: str) -> Prompt:
     )
 
 
-class _Counts:
+class Clearing:
+    """Makes texts of others fit to leave; `redacted` counts the secrets taken out of them."""
+
     def __init__(self) -> None:
         self.redacted = 0
 
     def scrub(self, text: str) -> str:
+        """The text without its secrets."""
         result = scrubbed(text)
         self.redacted += sum(result.found.values())
         return result.text
@@ -185,7 +199,7 @@ def _facts(question: Question) -> dict[str, Any]:
     }
 
 
-def _signals(question: Question, counts: _Counts) -> list[dict[str, Any]]:
+def _signals(question: Question, counts: Clearing) -> list[dict[str, Any]]:
     return [
         {
             "type": "signal",
@@ -201,7 +215,7 @@ def _signals(question: Question, counts: _Counts) -> list[dict[str, Any]]:
     ]
 
 
-def _last(last: Judgement | None, counts: _Counts) -> list[dict[str, Any]]:
+def _last(last: Judgement | None, counts: Clearing) -> list[dict[str, Any]]:
     if last is None:
         return []
     return [
@@ -216,7 +230,7 @@ def _last(last: Judgement | None, counts: _Counts) -> list[dict[str, Any]]:
     ]
 
 
-def _other_parts(question: Question, counts: _Counts) -> list[dict[str, Any]]:
+def _other_parts(question: Question, counts: Clearing) -> list[dict[str, Any]]:
     digest = question.digest
     items: list[dict[str, Any]] = [
         {"type": "goal", "text": counts.short(digest.goal)},
@@ -254,7 +268,7 @@ def _since(cut: int, text: str) -> dict[str, Any]:
     return {"type": "transcript_since_last", "cut_bytes": cut, "text": text}
 
 
-def _fit(items: list[dict[str, Any]], most: int) -> None:
+def fit(items: list[dict[str, Any]], most: int) -> None:
     """Cut the longest texts of the items until all of them have at most so many bytes.
 
     What we measured stays; where even that is too much, it is sent nevertheless.

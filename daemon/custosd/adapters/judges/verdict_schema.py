@@ -5,7 +5,8 @@ the whole answer invalid: who invents one has not understood the question, or wa
 """
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -86,16 +87,7 @@ class NotAVerdict(ValueError):
 
 def read_verdict(text: str) -> Judgement:
     """The judgement that an answer holds; raises `NotAVerdict`."""
-    try:
-        given = msgspec.json.decode(_without_fence(text), type=GivenVerdict)
-    except RecursionError:
-        raise NotAVerdict("the answer is nested too deep") from None
-    except UnicodeEncodeError:
-        raise NotAVerdict("the answer is no Unicode text") from None
-    except msgspec.ValidationError as error:
-        raise NotAVerdict(_bare(str(error))) from None
-    except msgspec.DecodeError:
-        raise NotAVerdict("the answer is not one JSON object") from None
+    given = read_strictly(text, GivenVerdict)
     standing = Standing(given.standing)
     return Judgement(
         standing=standing,
@@ -114,6 +106,23 @@ def read_verdict(text: str) -> Judgement:
     )
 
 
+Given = TypeVar("Given", bound=msgspec.Struct)
+
+
+def read_strictly(text: str, kind: type[Given]) -> Given:
+    """An answer as a model was asked to give it; raises `NotAVerdict`, which quotes nothing."""
+    try:
+        return msgspec.json.decode(_without_fence(text), type=kind)
+    except RecursionError:
+        raise NotAVerdict("the answer is nested too deep") from None
+    except UnicodeEncodeError:
+        raise NotAVerdict("the answer is no Unicode text") from None
+    except msgspec.ValidationError as error:
+        raise NotAVerdict(_bare(str(error), kind.__struct_fields__)) from None
+    except msgspec.DecodeError:
+        raise NotAVerdict("the answer is not one JSON object") from None
+
+
 def _without_fence(text: str) -> str:
     """The object in a Markdown fence: models without structured output put it there."""
     text = text.strip()
@@ -122,21 +131,18 @@ def _without_fence(text: str) -> str:
     return text
 
 
-_FIELD = "|".join(GivenVerdict.__struct_fields__)
-_AT = re.compile(rf" - at `(\$(?:\.(?:{_FIELD})|\[\.\.\.\])*)`\Z")
-_OURS = re.compile(
-    r"Expected `[a-z |]{1,30}`(?:, got `[a-z]{1,10}`| (?:<=|>=|of length <=) [0-9.]{1,12})?"
-    rf"|Object missing required field `(?:{_FIELD})`"
-)
-
-
-def _bare(message: str) -> str:
+def _bare(message: str, fields: Sequence[str]) -> str:
     """What the library says, without what it quotes: a name or a word may be anybody's."""
-    at = _AT.search(message)
+    field = "|".join(map(re.escape, fields))
+    at = re.search(rf" - at `(\$(?:\.(?:{field})|\[\.\.\.\])*)`\Z", message)
     where = f" at {at[1]}" if at else ""
     if "unknown field" in message:
         return "the answer has a field that the schema does not have"
     if "Invalid enum value" in message:
         return f"a word is none of those that the schema has{where}"
-    said = _OURS.match(message)
+    said = re.match(
+        r"Expected `[a-z |]{1,30}`(?:, got `[a-z]{1,10}`| (?:<=|>=|of length <=) [0-9.]{1,12})?"
+        rf"|Object missing required field `(?:{field})`",
+        message,
+    )
     return f"{said[0]}{where}" if said else f"a value is not as the schema says{where}"
