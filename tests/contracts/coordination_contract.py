@@ -22,8 +22,9 @@ def finding(
     id_: str = "f1", one: AgentId = A, other: AgentId = B, text: str = "src/a.py"
 ) -> Finding:
     sighting = Sighting(
-        FindingKind.CONFLICT, one, other, 0.25, 0.9, (text,), 10, 12, "rules", f"both {text}"
-    )
+        FindingKind.CONFLICT, one, other, 0.25, 0.9, (text,), 10, 12, "rules", f"both {text}",
+        f"they say {text}", 2,
+    )  # fmt: skip
     return Finding(id_, sighting, NOON, NOON)
 
 
