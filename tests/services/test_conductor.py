@@ -226,6 +226,19 @@ async def test_what_neither_a_judge_nor_the_rules_can_say_neither_opens_nor_clos
     assert open_now == [(0, 1), (1, 0), (1, 1), (1, 1), (1, 1)]
 
 
+async def test_a_judge_in_doubt_neither_opens_nor_closes(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    replies = [PairJudgement(None), PairJudgement(True, 0.8), *[PairJudgement(None)] * 4]  # noqa: FBT003 - the answer
+    stage = Stage(now_utc, ScriptedPairJudge(lambda _: replies.pop(0)))
+    open_now = []
+    for number in range(6):
+        stage.put("ada", marked("src/a.py"), goal=f"{ALIKE[0]} {number}")
+        stage.put("bob", marked("src/a.py", 90), goal=ALIKE[1])
+        open_now.append((await stage.conductor.sweep()).duplicates)
+    assert open_now == [0, 1, 1, 1, 1, 1]
+
+
 async def test_a_question_that_gets_no_answer_is_asked_ever_more_rarely(
     autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
 ) -> None:
@@ -358,6 +371,18 @@ async def test_a_judge_that_hangs_holds_a_sweep_for_its_time_only(
     assert swept.failed == 1
     assert swept.duration_s == pytest.approx(60.0)
     assert [line["reason"] for line in logs if line["event"] == "pair.unjudged"] == ["timeout"]
+
+
+async def test_a_judge_that_hangs_on_all_puts_off_no_further_sweep_and_the_rules_stand_in(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    setup = ConductorSetup(judge_concurrency=1, judge_timeout_s=250.0)
+    stage = Stage(now_utc, ScriptedPairJudge(lambda _: None), setup=setup)
+    for name in ("ada", "bob", "cyd"):
+        stage.put(name, marked("src/a.py"))
+    swept = await stage.conductor.sweep()
+    assert swept.duration_s == pytest.approx(setup.interval_s)
+    assert (swept.failed, swept.waiting, swept.conflicts) == (1, 2, 3)
 
 
 async def test_findings_survive_a_restart_of_ours(

@@ -171,7 +171,8 @@ def _say_finding(look: Look, finding: Finding, ack: Hold | None, now: datetime) 
         look.row("because", sighting.summary)
     if sighting.said:
         # Of a model that read what agents wrote: quoted, and beside what was measured.
-        look.row(f"{sighting.judge} says", json.dumps(sighting.said, ensure_ascii=False))
+        words = json.dumps(sighting.said, ensure_ascii=False)
+        look.row("says", f"{sighting.judge}: {words}")
     if ack and ack.reason:
         look.row("noted", ack.reason)
 

@@ -291,10 +291,18 @@ class Conductor:
         sweep.undecided.update(question.suspicion.key for question in waiting)
         waits_at = trio.current_time()
 
+        unheard = {question.suspicion.key: question for question in asking}
+
         async def ask(question: PairQuestion) -> None:
             await self._ask(question, trio.current_time() - waits_at, sweep)
+            del unheard[question.suspicion.key]
 
-        await for_each(asking, ask, limit=self.setup.judge_concurrency)
+        # However many are slow: the next sweep is not put off, nor is the daemon's start.
+        with trio.move_on_after(self.setup.interval_s):
+            await for_each(asking, ask, limit=self.setup.judge_concurrency)
+        for question in unheard.values():
+            _take_rules(sweep, question.suspicion)
+        sweep.waiting += len(unheard)
         # In the order of weight, whoever answered first.
         sweep.sightings.sort(key=lambda sighting: (-sighting.confidence, sighting.key))
         return sweep
@@ -479,6 +487,7 @@ def _version(agent: AgentView) -> str:
 def _take(sweep: _Sweep, suspicion: Suspicion, answer: PairAnswer) -> None:
     judgement = answer.judgement
     if judgement.holds is None:
+        sweep.undecided.add(suspicion.key)
         return
     if not judgement.holds:
         sweep.apart.add(suspicion.key)
@@ -503,11 +512,7 @@ def _take(sweep: _Sweep, suspicion: Suspicion, answer: PairAnswer) -> None:
 
 def _take_rules(sweep: _Sweep, suspicion: Suspicion) -> None:
     """What the rules say in place of a judge; where they say nothing it is as it was."""
-    judgement = judge_by_rules(suspicion)
-    if judgement.holds is None:
-        sweep.undecided.add(suspicion.key)
-    else:
-        _take(sweep, suspicion, PairAnswer(judgement, judge=RULES))
+    _take(sweep, suspicion, PairAnswer(judge_by_rules(suspicion), judge=RULES))
 
 
 def _merit(digest: TrajectoryDigest) -> float:
