@@ -144,7 +144,7 @@ class Daemon:
             lambda: Reading(self.config, {}),
             seen=seen,
             coordination=self.coordination,
-            pair_judge=self.pair_judge,
+            open_pair_judge=lambda _: nullcontext(self.pair_judge),
             places=ToldPlaces(folders),
         )
         async with trio.open_nursery() as nursery:

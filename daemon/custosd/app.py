@@ -32,6 +32,7 @@ from custosd import __version__
 from custosd.acting import ActingHalf, Hands, Remembered, remembered
 from custosd.adapters.codec import MsgpackCodec
 from custosd.adapters.context import LocalContext
+from custosd.adapters.judges.budgets import budgets_of
 from custosd.adapters.judges.opening import (
     Guards,
     open_judge,
@@ -58,7 +59,6 @@ from custosd.adapters.transcripts.limits import ReadLimits
 from custosd.adapters.transcripts.registry import format_named, recognise
 from custosd.adapters.transcripts.source import SourceSettings, open_source
 from custosd.adapters.transcripts.tail import Formats
-from custosd.config.budgets import budgets_of
 from custosd.config.in_force import InForce
 from custosd.config.reading import Origin, Reading
 from custosd.config.section import KeyPath

@@ -4,12 +4,12 @@ import os
 
 import click
 
+from custosd.adapters.judges.budgets import budgets_of
 from custosd.adapters.memory_spends import MemorySpends
 from custosd.adapters.postgres.opening import open_postgres
 from custosd.adapters.postgres.spends import PostgresSpends
 from custosd.cli.acts import Door, telling
 from custosd.cli.settings import run_to_the_end
-from custosd.config.budgets import budgets_of
 from custosd.config.settings import Config
 from custosd.core.acts import Act, ActAnswer, ActOutcome
 from custosd.core.money_words import money_explained

@@ -28,6 +28,10 @@ class RetrySettings(Section):
         yield from super().conflicts()
         yield from in_order(self, "first_s", "cap_s")
 
+    def rules(self) -> RetryRules:
+        """The settings as the core takes them."""
+        return RetryRules(self.first_s, self.spread, self.cap_s)
+
 
 class ScoreSettings(Section):
     """How urgent a ready task is: a sum of five parts, each from 0 to 1, by their weights."""
@@ -58,6 +62,22 @@ class ScoreSettings(Section):
         "2h", "Ready for so long, a task has at least the floor."
     )
 
+    def rules(self) -> ScoreRules:
+        """The settings as the core takes them."""
+        return ScoreRules(
+            self.priority,
+            self.age,
+            self.deadline,
+            self.blocking,
+            self.retries,
+            age_s=self.full_age_s,
+            deadline_s=self.near_deadline_s,
+            blockers=self.blockers,
+            boost=self.boost,
+            floor=self.floor,
+            floor_s=self.floor_after_s,
+        )
+
 
 class TaskSettings(Section):
     """How long an agent has a task, and how often it is tried."""
@@ -76,23 +96,7 @@ class TaskSettings(Section):
 
     def rules(self) -> TaskRules:
         """The settings as stores take them."""
-        score, retry = self.score, self.retry
-        return TaskRules(
-            ScoreRules(
-                score.priority,
-                score.age,
-                score.deadline,
-                score.blocking,
-                score.retries,
-                age_s=score.full_age_s,
-                deadline_s=score.near_deadline_s,
-                blockers=score.blockers,
-                boost=score.boost,
-                floor=score.floor,
-                floor_s=score.floor_after_s,
-            ),
-            RetryRules(retry.first_s, retry.spread, retry.cap_s),
-        )
+        return TaskRules(self.score.rules(), self.retry.rules())
 
     def conflicts(self) -> Iterator[Conflict]:
         """See `Section.conflicts`."""

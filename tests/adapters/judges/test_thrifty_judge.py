@@ -16,6 +16,7 @@ from tests.contracts.judge_contract import JudgeContract, question
 from tests.services.conftest import opened, step
 from tests.services.test_guardian import Fleet
 
+from custosd.adapters.judges.budgets import budgets_of
 from custosd.adapters.judges.ensemble import EnsembleJudge
 from custosd.adapters.judges.llm import LlmSettings, open_llm_judge
 from custosd.adapters.judges.opening import open_judge
@@ -27,7 +28,6 @@ from custosd.adapters.models.guarded import GuardedModel
 from custosd.adapters.models.model import Prices
 from custosd.adapters.models.scripted import ScriptedModel
 from custosd.adapters.models.till import Till
-from custosd.config.budgets import budgets_of
 from custosd.config.problems import InvalidConfig
 from custosd.config.reading import read_config
 from custosd.config.settings import Config
