@@ -15,6 +15,7 @@ from custosd.core.acts import ActAnswer, ActRequest
 from custosd.core.agents import AgentId, AgentRef, AgentState
 from custosd.core.beats import Beat, Refusal
 from custosd.core.coherence import Coherence
+from custosd.core.errors import WorkspaceError
 from custosd.core.evidence import Exit, Observation, ProcessIdentity, Source
 from custosd.core.facts import Entry
 from custosd.core.findings import Finding
@@ -46,6 +47,7 @@ from custosd.core.trajectory import Trajectory, TrajectoryDigest
 from custosd.core.transcript import TranscriptEvent, Usage
 from custosd.core.verdicts import Judgement, Verdict
 from custosd.core.view import AgentView
+from custosd.core.workspaces import ALL_PARTS, WorkPlace, Workspace, WorkspacePart
 from custosd.flow.monitor import OperationSummary
 
 
@@ -312,6 +314,23 @@ class Places(Protocol):
         """The place of an agent that works in this folder; never raises for one that is gone.
 
         `branch` is what the agent itself said, for where nothing better is known.
+        """
+        ...
+
+
+class Workspaces(Protocol):
+    """What lies in the folders that agents work in. Nothing of it is ever changed."""
+
+    async def look(
+        self,
+        places: Sequence[WorkPlace],
+        parts: Collection[WorkspacePart] = ALL_PARTS,
+        since_utc: datetime | None = None,
+    ) -> tuple[Workspace | WorkspaceError, ...]:
+        """Look at many folders at once; the answers come in the order of the places.
+
+        Bounded in time for each place; a place that cannot be looked at is an error in its
+        own answer, and harms no other. `since_utc` None: changes as far back as configured.
         """
         ...
 

@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,7 @@ MOST_KEPT = 50_000
 LOOK_S = 5.0
 _THREADS = 8
 _LARGEST_FILE = 4_096
-_HEAD = "ref: refs/heads/"
+_BRANCHES = "refs/heads/"
 
 
 class LocalPlaces(Places):
@@ -70,42 +70,75 @@ class ToldPlaces(Places):
 
 def look(folder: str) -> Place:
     """The place of an absolute folder; blocks on the file system."""
+    try:
+        found = located(folder)
+    except (OSError, ValueError):
+        found = None
+    if found is None:
+        return Place("", folder)
+    return Place(str(found.shared), str(found.copy), found.inside, found.branch)
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A repository as it lies: the working copy, its own folder, and the one that it shares.
+
+    `inside` is the path of the folder that was asked about below the copy; `ref` is what is
+    checked out ("refs/heads/main"), "" for none, and `head` its commit where no ref is.
+    """
+
+    copy: Path
+    own: Path
+    shared: Path
+    inside: str
+    ref: str
+    head: str
+    bare: bool = False
+
+    @property
+    def branch(self) -> str:
+        """The branch that is checked out; "" for none."""
+        return self.ref.removeprefix(_BRANCHES) if self.ref.startswith(_BRANCHES) else ""
+
+
+def located(folder: str) -> Located | None:
+    """The repository that an absolute folder lies in; None: in none. Blocks as its files do.
+
+    Raises `OSError` and `ValueError` for one that is broken.
+    """
     here = Path(folder)
     for copy in (here, *here.parents):
-        git = copy / ".git"
-        try:
-            if git.is_dir():
-                own = shared = git.resolve()
-            elif git.is_file():
-                own = _pointed_to(git)
-                shared = _shared_by(own)
-            else:
-                continue
-            inside = "" if copy == here else str(here.relative_to(copy))
-            return Place(str(shared), str(copy), inside, _branch(own))
-        except (OSError, ValueError):
-            break
-    return Place("", folder)
+        git, bare = copy / ".git", False
+        if git.is_dir():
+            own = shared = git.resolve()
+        elif git.is_file():
+            own = _pointed_to(git)
+            shared = _shared_by(own)
+        elif all((copy / name).exists() for name in ("HEAD", "objects", "refs")):
+            own, shared, bare = copy, copy, True
+        else:
+            continue
+        inside = "" if copy == here else str(here.relative_to(copy))
+        head = first_line(own / "HEAD")
+        ref = head.removeprefix("ref: ") if head.startswith("ref: ") else ""
+        return Located(copy, own, shared, inside, ref, "" if ref else head, bare)
+    return None
 
 
 def _pointed_to(git: Path) -> Path:
     """The folder that a working tree's `.git` file names."""
-    named = _first_line(git).removeprefix("gitdir: ")
+    named = first_line(git).removeprefix("gitdir: ")
     return (git.parent / named).resolve()
 
 
 def _shared_by(own: Path) -> Path:
     """The repository of which a working tree's folder is a part; itself for a submodule."""
     common = own / "commondir"
-    return (own / _first_line(common)).resolve() if common.is_file() else own
+    return (own / first_line(common)).resolve() if common.is_file() else own
 
 
-def _branch(own: Path) -> str:
-    head = _first_line(own / "HEAD")
-    return head.removeprefix(_HEAD) if head.startswith(_HEAD) else ""
-
-
-def _first_line(path: Path) -> str:
+def first_line(path: Path) -> str:
+    """The first line of a small regular file. Raises `OSError` for anything else."""
     # Opening what an agent put in a file's place (a pipe, say) could wait for ever.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     with os.fdopen(fd, "rb") as file:

@@ -76,3 +76,11 @@ class NotifyError(CustosdError):
     def __init__(self, reason: str, message: str = "") -> None:
         super().__init__(message or reason)
         self.reason = reason
+
+
+class WorkspaceError(CustosdError):
+    """An agent's folder could not be looked at; `reason` is a short snake-case code."""
+
+    def __init__(self, reason: str, message: str = "") -> None:
+        super().__init__(message or reason)
+        self.reason = reason

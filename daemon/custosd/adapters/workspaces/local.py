@@ -1,0 +1,289 @@
+"""The folders of this machine's agents, each looked at by one thread, and by git after it.
+
+Laws:
+
+1. One agent is one unit of work: all its files are read by one call in a thread, which looks at
+   the clock itself; file by file they would cost more to hand over than to read.
+2. A look that hangs in the kernel is left behind when its time is up, and told. It keeps its
+   thread; its folder is not looked at again before it has ended, and after `_HUNG_OF_MOUNT` of
+   one file system none of that is. No more than `MOST_HUNG` are left behind at all.
+"""
+
+import os
+import re
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import trio
+
+from custosd.adapters.places import located
+from custosd.adapters.workspaces.changes import ChangeLook
+from custosd.adapters.workspaces.folders import opened_workspace
+from custosd.adapters.workspaces.ignoring import Rules, with_file_of
+from custosd.adapters.workspaces.outputs import TailLimits, output_files
+from custosd.adapters.workspaces.repository import Checkout, Git, make_skeletons, repository_at
+from custosd.core.errors import WorkspaceError
+from custosd.core.workspaces import (
+    ALL_PARTS,
+    Gap,
+    OutputFile,
+    WorkPlace,
+    Workspace,
+    WorkspacePart,
+)
+from custosd.flow.adaptive import AdaptiveLimit, Fixed
+from custosd.flow.bounded import each
+from custosd.flow.monitor import Kind, operation
+from custosd.flow.threads import Threads
+from custosd.ports import Workspaces
+
+MOST_HUNG = 32
+_HUNG_OF_MOUNT = 4
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspaceLimits:
+    """How much of one folder is looked at, and how many folders at once.
+
+    `timeout_s` is for one folder in all; its files get half of it, git the rest.
+    """
+
+    tails: TailLimits
+    changed_s: float = 3_600.0
+    most_changed: int = 50
+    concurrency: int = 8
+    timeout_s: float = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What one unit of work is to see."""
+
+    place: WorkPlace
+    parts: frozenset[WorkspacePart]
+    since_utc: datetime
+    limits: WorkspaceLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the thread saw; git goes on from `checkout` where there is a repository."""
+
+    workspace: Workspace
+    checkout: Checkout | None = None
+
+
+@dataclass(slots=True)
+class _Unit:
+    """One call in a thread; `begun` and `ended` are set there."""
+
+    folder: str
+    mount: str
+    begun: bool = False
+    ended: bool = field(default=False)
+
+
+class LocalWorkspaces(Workspaces):
+    """`ports.Workspaces` of this machine; see `open_workspaces`. `see` is the unit of work."""
+
+    def __init__(
+        self,
+        skeletons: Path,
+        limits: WorkspaceLimits,
+        now_utc: Callable[[], datetime],
+        see: Callable[[Wanted], Seen] | None = None,
+    ) -> None:
+        self._limits = limits
+        self._now_utc = now_utc
+        self._see = see or look_into
+        self._slots: AdaptiveLimit[Fixed] = AdaptiveLimit(Fixed(limits.concurrency))
+        self._threads = Threads(limits.concurrency + MOST_HUNG)
+        self._git = Git(skeletons, self._threads, limits.timeout_s / 2)
+        self._hung: set[int] = set()
+        self._units: dict[int, _Unit] = {}
+
+    @property
+    def hung(self) -> int:
+        """How many looks were left behind, and still hang."""
+        return len(self._left_behind())
+
+    async def look(
+        self,
+        places: Sequence[WorkPlace],
+        parts: Collection[WorkspacePart] = ALL_PARTS,
+        since_utc: datetime | None = None,
+    ) -> tuple[Workspace | WorkspaceError, ...]:
+        """See the port."""
+        since_utc = since_utc or self._now_utc() - timedelta(seconds=self._limits.changed_s)
+        mounts = mount_points()
+
+        async def one(place: WorkPlace) -> Workspace:
+            wanted = Wanted(place, frozenset(parts), since_utc, self._limits)
+            async with self._slots.slot():
+                return await self._look(wanted, mounts)
+
+        async with operation(Kind.FILE, "workspaces") as looking:
+            looking.used("folders", len(places))
+            found = await each(places, one, limit=self._limits.concurrency)
+        answers: list[Workspace | WorkspaceError] = []
+        for outcome in found:
+            try:
+                answers.append(outcome.unwrap())
+            except WorkspaceError as error:
+                answers.append(error)
+        return tuple(answers)
+
+    async def _look(self, wanted: Wanted, mounts: Sequence[str]) -> Workspace:
+        folder = wanted.place.folder
+        mount = next((each for each in mounts if f"{folder}/".startswith(each)), "/")
+        self._refuse_what_hangs(folder, mount)
+        late = WorkspaceError("timeout", f"{folder} was not read in {self._limits.timeout_s:g} s")
+        with trio.move_on_after(self._limits.timeout_s) as scope:
+            seen = await self._in_thread(wanted, _Unit(folder, mount))
+            if seen.checkout is None:
+                return seen.workspace
+            return await self._with_git(seen.workspace, seen.checkout, scope.deadline)
+        raise late
+
+    async def _in_thread(self, wanted: Wanted, unit: _Unit) -> Seen:
+        def run() -> Seen:
+            unit.begun = True
+            try:
+                return self._see(wanted)
+            finally:
+                unit.ended = True
+
+        key = id(unit)
+        self._units[key] = unit
+        try:
+            return await self._threads.run(run)
+        finally:
+            if unit.ended or not unit.begun:
+                del self._units[key]
+            else:
+                self._hung.add(key)
+
+    def _left_behind(self) -> list[_Unit]:
+        for key in [key for key in self._hung if self._units[key].ended]:
+            self._hung.discard(key)
+            del self._units[key]
+        return [self._units[key] for key in self._hung]
+
+    def _refuse_what_hangs(self, folder: str, mount: str) -> None:
+        left = self._left_behind()
+        if any(unit.folder == folder for unit in left):
+            raise WorkspaceError("hangs", f"the last look at {folder} still hangs")
+        if sum(unit.mount == mount for unit in left) >= _HUNG_OF_MOUNT:
+            raise WorkspaceError("file_system_hangs", f"looks at other folders on {mount} hang")
+        if len(left) >= MOST_HUNG:
+            raise WorkspaceError("too_many_hang", f"{len(left)} looks at other folders hang")
+
+    async def _with_git(
+        self, workspace: Workspace, checkout: Checkout, ends_at: float
+    ) -> Workspace:
+        known = replace(workspace, repository=checkout.repository)
+        reason = "timeout"
+        # A moment before all of it is cut: what the files told is shown without git, too.
+        with trio.move_on_at(ends_at - self._limits.timeout_s / 10):
+            try:
+                return replace(workspace, repository=await self._git.state(checkout))
+            except WorkspaceError as error:
+                reason = error.reason
+        gap = Gap(WorkspacePart.REPOSITORY, checkout.repository.copy, reason)
+        return replace(known, gaps=(*known.gaps, gap))
+
+
+@asynccontextmanager
+async def open_workspaces(
+    limits: WorkspaceLimits, now_utc: Callable[[], datetime]
+) -> AsyncGenerator[LocalWorkspaces]:
+    """The workspaces of this machine, while the block runs."""
+    with tempfile.TemporaryDirectory(prefix="custosd-git-") as folder:
+        make_skeletons(Path(folder))
+        yield LocalWorkspaces(Path(folder), limits, now_utc)
+
+
+def look_into(wanted: Wanted) -> Seen:
+    """One agent's folder, all of it; blocks as the file system does.
+
+    Raises `WorkspaceError` where the folder cannot be looked at.
+    """
+    place, limits = wanted.place, wanted.limits
+    ends_at = time.monotonic() + limits.timeout_s / 2
+    gaps: list[Gap] = []
+    with opened_workspace(place.folder, place.claimed_by) as (root, owner):
+        found = checkout = changes = None
+        outputs: tuple[OutputFile, ...] = ()
+        try:
+            found = located(os.path.realpath(place.folder))
+            if found is not None and WorkspacePart.REPOSITORY in wanted.parts:
+                checkout = repository_at(found, owner)
+        except WorkspaceError as error:
+            gaps.append(Gap(WorkspacePart.REPOSITORY, place.folder, error.reason))
+        except (OSError, ValueError):
+            gaps.append(Gap(WorkspacePart.REPOSITORY, place.folder, "broken"))
+        if WorkspacePart.OUTPUTS in wanted.parts:
+            outputs = tuple(output_files(root, limits.tails, owner, ends_at, gaps))
+        if WorkspacePart.CHANGES in wanted.parts:
+            inside = f"{found.inside}/" if found is not None and found.inside else ""
+            rules = Rules()
+            if found is not None and not found.bare:
+                rules = _rules_above(found.copy, found.shared, inside)
+            looking = ChangeLook(wanted.since_utc, limits.most_changed, ends_at, gaps, inside)
+            changes = looking.changes(root, rules)
+    seen = tuple(gap for gap in gaps if gap.part in wanted.parts)
+    workspace = Workspace(place.agent, place.folder, outputs, changes, None, seen)
+    return Seen(workspace, checkout)
+
+
+def _rules_above(copy: Path, shared: Path, inside: str) -> Rules:
+    """What counts in a folder of a working copy before its own file does."""
+    rules = Rules()
+    with _opened(shared / "info") as info:
+        if info is not None:
+            rules, _ = with_file_of(rules, info, "", "exclude")
+    parts = [part for part in inside.split("/") if part]
+    above = copy
+    for number, part in enumerate(parts):
+        with _opened(above) as fd:
+            if fd is not None:
+                base = "".join(f"{each}/" for each in parts[:number])
+                rules, _ = with_file_of(rules, fd, base)
+        above /= part
+    return rules
+
+
+class _opened:  # noqa: N801 - used as a function
+    """An open folder for a block; None where it cannot be opened."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd: int | None = None
+
+    def __enter__(self) -> int | None:
+        try:
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            self._fd = None
+        return self._fd
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+
+
+def mount_points() -> tuple[str, ...]:
+    """Where file systems are mounted, each with a slash at its end, the longest first."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return ()
+    points = {os.fsdecode(line.split(b" ")[4]) for line in lines if line.count(b" ") > 4}  # noqa: PLR2004 - the fifth field
+    plain = {_ESCAPE.sub(lambda code: chr(int(code[1], 8)), point) for point in points}
+    return tuple(sorted((point.rstrip("/") + "/" for point in plain), key=len, reverse=True))
