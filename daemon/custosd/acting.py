@@ -351,6 +351,11 @@ class ActingHalf:
         self.register.forget(agent)
         self._hands.watch.forget(agent)
 
+    def folder_of(self, agent: AgentId) -> str:
+        """Where an agent works, as its table says; "" where that is not said."""
+        settings = self.roster.agents.get(agent)
+        return "" if settings is None or not settings.workspace else str(settings.workspace)
+
     def acts(
         self,
         reload: Callable[[], Awaitable[ConfigReloaded]],

@@ -59,10 +59,14 @@ from custosd.adapters.transcripts.limits import ReadLimits
 from custosd.adapters.transcripts.registry import format_named, recognise
 from custosd.adapters.transcripts.source import SourceSettings, open_source
 from custosd.adapters.transcripts.tail import Formats
+from custosd.adapters.workspaces.local import WorkspaceLimits, open_workspaces
+from custosd.adapters.workspaces.memory import MemoryWorkspaces
+from custosd.adapters.workspaces.outputs import TailLimits
 from custosd.config.in_force import InForce
 from custosd.config.reading import Origin, Reading
 from custosd.config.section import KeyPath
 from custosd.config.settings import Config, RootSettings, TranscriptSettings
+from custosd.config.workspaces import WorkspaceSettings
 from custosd.core.agents import AgentId
 from custosd.core.coherence import FleetStatus
 from custosd.core.errors import ConfigError, StoreConflict, StoreUnavailable
@@ -100,6 +104,7 @@ from custosd.ports import (
     Restored,
     Store,
     TranscriptSource,
+    Workspaces,
 )
 from custosd.services.board import EntryMaker, keep_board
 from custosd.services.conductor import (
@@ -198,6 +203,7 @@ class Outside:
     coordination: CoordinationStore = field(default_factory=MemoryCoordination)
     open_pair_judge: OpenPairJudge = _open_rules_for_pairs
     places: Places = field(default_factory=ToldPlaces)
+    workspaces: Workspaces = field(default_factory=MemoryWorkspaces)
     origins: Mapping[KeyPath, Origin] = field(default_factory=dict)
     purse: Purse | None = None
 
@@ -634,7 +640,13 @@ def _guardian(
 ) -> Guardian:
     settings = config.guardian
     guardian = Guardian(
-        GuardianPorts(outside.store, judge, LocalContext(), MsgpackCodec(), outside.now_utc),
+        GuardianPorts(
+            outside.store,
+            judge,
+            LocalContext(outside.workspaces, wires.acting.folder_of),
+            MsgpackCodec(),
+            outside.now_utc,
+        ),
         GuardianSetup(
             GuardianLimits(settings.agreement, settings.cadence_s, settings.grace_s),
             config.detectors.limits(),
@@ -666,7 +678,13 @@ def _conductor(
 ) -> Conductor:
     settings = config.conductor
     return Conductor(
-        ConductorPorts(outside.coordination, judge, outside.places, outside.now_utc),
+        ConductorPorts(
+            outside.coordination,
+            judge,
+            outside.places,
+            outside.now_utc,
+            wires.acting.folder_of,
+        ),
         ConductorSetup(
             settings.rules(),
             settings.interval_s,
@@ -746,6 +764,17 @@ async def prepare_schema(database: Database, manager: ReadinessPort) -> None:
 
     for applied in await migrate(database, on_step=at_work):
         log.info("database.migrated", number=applied.number, name=applied.name)
+
+
+def workspace_limits(settings: WorkspaceSettings) -> WorkspaceLimits:
+    """The settings as the adapter takes them."""
+    return WorkspaceLimits(
+        TailLimits(settings.outputs, settings.tail_lines, settings.tail_bytes),
+        settings.changed_s,
+        settings.most_changed,
+        settings.concurrency,
+        settings.timeout_s,
+    )
 
 
 def formats_of(settings: TranscriptSettings) -> Formats:
@@ -878,6 +907,7 @@ async def _run_looked_at(
         open_postgres(config, environ) as database,
         open_process_watch() as watch,
         open_places() as places,
+        open_workspaces(workspace_limits(config.workspace), now_utc) as workspaces,
     ):
 
         async def prepared() -> bool:
@@ -911,6 +941,7 @@ async def _run_looked_at(
             swept,
             coordination=PostgresCoordination(database),
             places=places,
+            workspaces=workspaces,
             origins=reading.origins,
             open_pair_judge=lambda now: open_pair_judge(
                 now, environ, now_utc, purse=purse, guards=guards

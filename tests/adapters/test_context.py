@@ -11,7 +11,11 @@ from tests.contracts.context_contract import ContextContract
 
 from custosd.adapters.context import TAIL_BYTES, LocalContext
 from custosd.adapters.scripted_context import ScriptedContext
+from custosd.adapters.workspaces.memory import MemoryWorkspaces
+from custosd.core.agents import AgentId
+from custosd.core.errors import WorkspaceError
 from custosd.core.view import AgentView
+from custosd.core.workspaces import ChangedFile, Changes, Gap, Workspace, WorkspacePart
 
 
 def agent(path: Path | str, *written: str) -> AgentView:
@@ -101,3 +105,55 @@ async def test_only_files_with_a_whole_path_are_looked_at(
     names = ("a.py", str(tmp_path / "a.py"), "/nowhere/b.py")
     part = await LocalContext().part("changed_files", agent("", *names))
     assert part.text == f"a.py\n{tmp_path}/a.py: 5 bytes\n/nowhere/b.py: FileNotFoundError"
+
+
+# --- what changed in the agent's folder ---------------------------------------------------------
+
+
+def looking(known: Workspace | WorkspaceError, folder: str = "") -> LocalContext:
+    return LocalContext(MemoryWorkspaces({"/w/ada": known}), lambda _agent: folder)
+
+
+def claiming(cwd: str) -> AgentView:
+    view = agent("/a.jsonl", "a.py")
+    assert view.digest is not None
+    return replace(view, digest=replace(view.digest, cwd=cwd))
+
+
+CHANGES = Changes(some.NOON, (ChangedFile("src/b.py", 7, some.NOON),), 3)
+
+
+async def test_changed_files_are_what_it_says_and_what_did_change() -> None:
+    seen = Workspace(
+        AgentId("ada"),
+        "/w/ada",
+        changes=CHANGES,
+        gaps=(Gap(WorkspacePart.CHANGES, "x/", "EACCES"),),
+    )
+    for context in (looking(seen), looking(seen, "/w/ada")):
+        part = await context.part("changed_files", claiming("/w/ada"))
+        assert part.text is not None
+        assert part.text.splitlines() == [
+            "a.py",
+            "",
+            "in its folder 3 files changed since 12:00:00Z:",
+            "src/b.py: 7 bytes",
+            "and 2 more",
+            "not all was seen: EACCES",
+        ]
+
+
+@pytest.mark.parametrize("reason", ["timeout", "hangs", "EACCES", "not_owned"])
+async def test_a_folder_that_cannot_be_looked_at_makes_the_part_absent(reason: str) -> None:
+    context = looking(WorkspaceError(reason), "/w/ada")
+    part = await context.part("changed_files", claiming(""))
+    assert (part.text, part.why_absent) == (None, reason)
+
+
+async def test_a_folder_that_the_agent_made_up_is_no_folder() -> None:
+    for reason in ("gone", "not_owned"):
+        context = looking(WorkspaceError(reason))
+        part = await context.part("changed_files", claiming("/w/ada"))
+        assert (part.text, part.why_absent) == ("a.py", "")
+    part = await looking(WorkspaceError("timeout")).part("changed_files", claiming("/w/ada"))
+    assert (part.text, part.why_absent) == (None, "timeout")

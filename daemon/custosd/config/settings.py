@@ -51,6 +51,7 @@ from custosd.config.section import (
     tables,
 )
 from custosd.config.tasks import TaskSettings
+from custosd.config.workspaces import WorkspaceSettings
 from custosd.core.detectors import DetectorLimits
 
 LogFormat = Literal["auto", "json", "console"]
@@ -492,6 +493,7 @@ class Config(Section):
     agents: tuple[AgentSettings, ...] = tables("agent", "The agents that custosd may act upon.")
     models: tuple[ModelSettings, ...] = tables("model", "The models that may judge.")
     ensembles: tuple[EnsembleSettings, ...] = tables("ensemble", "Models that judge together.")
+    workspace: WorkspaceSettings = section(WorkspaceSettings)
     watchdog: WatchdogSettings = section(WatchdogSettings)
     telemetry: TelemetrySettings = section(TelemetrySettings)
 

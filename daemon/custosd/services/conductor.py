@@ -105,12 +105,13 @@ class ConductorSetup:
 
 @dataclass(frozen=True, slots=True)
 class ConductorPorts:
-    """What a conductor works with."""
+    """What a conductor works with; `folder_of` is where an agent works as configured, or ""."""
 
     store: CoordinationStore
     judge: PairJudge
     places: Places
     now_utc: Callable[[], datetime]
+    folder_of: Callable[[AgentId], str] = lambda _agent: ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,19 +234,20 @@ class Conductor:
         for gone in [agent for agent in self._index if agent not in at_work]:
             self._index.forget(gone)
         changed = [
-            (agent, agent.digest)
+            # What an agent says itself is nearer: of a table there is one for all its runs.
+            (agent, agent.digest, agent.digest.cwd or self.ports.folder_of(name))
             for name, agent in at_work.items()
             if agent.digest is not None and self._index.version(name) != _version(agent)
         ]
-        found = await self._places({(digest.cwd, digest.branch) for _, digest in changed})
-        for number, (agent, digest) in enumerate(changed, 1):
+        found = await self._places({(folder, digest.branch) for _, digest, folder in changed})
+        for number, (agent, digest, folder) in enumerate(changed, 1):
             self._index.note(
                 Work(
                     agent.ref.agent,
                     _version(agent),
                     digest.goal,
                     agent.parent,
-                    found[digest.cwd, digest.branch],
+                    found[folder, digest.branch],
                     digest.footprints,
                     digest.focus,
                 )
