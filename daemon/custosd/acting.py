@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import trio
 
+from custosd.api.agents import AgentParts
 from custosd.config.acting import AlertSettings, LivenessSettings, RestartSettings, SteeringSettings
 from custosd.config.agents import AgentSettings
 from custosd.config.settings import Config
@@ -89,6 +90,7 @@ class Doors:
     metrics: Callable[[], Awaitable[bytes]] | None = None
     coordination: CoordinationStore | None = None
     tasks: TaskDoor | None = None
+    agents: AgentParts | None = None
 
 
 ServeDoors = Callable[[Doors, trio.TaskStatus[None]], Awaitable[None]]
@@ -479,6 +481,7 @@ class ActingHalf:
         pulses: Pulses,
         metrics: Callable[[], Awaitable[bytes]],
         coordination: CoordinationStore,
+        agents: AgentParts,
         task_status: trio.TaskStatus[None],
     ) -> None:
         """Open the doors."""
@@ -494,6 +497,7 @@ class ActingHalf:
             metrics=metrics,
             coordination=coordination,
             tasks=self.desk,
+            agents=agents,
         )
         await self._hands.serve_doors(doors, task_status)
 

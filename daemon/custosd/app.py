@@ -62,11 +62,13 @@ from custosd.adapters.transcripts.tail import Formats
 from custosd.adapters.workspaces.local import WorkspaceLimits, open_workspaces
 from custosd.adapters.workspaces.memory import MemoryWorkspaces
 from custosd.adapters.workspaces.outputs import TailLimits
+from custosd.api.agents import AgentParts
 from custosd.config.in_force import InForce
 from custosd.config.reading import Origin, Reading
 from custosd.config.section import KeyPath
 from custosd.config.settings import Config, RootSettings, TranscriptSettings
 from custosd.config.workspaces import WorkspaceSettings
+from custosd.core.agent_data import AgentPart
 from custosd.core.agents import AgentId
 from custosd.core.coherence import FleetStatus
 from custosd.core.errors import ConfigError, StoreConflict, StoreUnavailable
@@ -84,7 +86,7 @@ from custosd.core.guardian import GuardianLimits
 from custosd.core.lives import LifeView
 from custosd.core.money import Rung
 from custosd.core.money_words import money_explained
-from custosd.core.view import FleetView
+from custosd.core.view import AgentView, FleetView
 from custosd.core.view import Hands as FleetHands
 from custosd.flow.gauge import Gauge
 from custosd.flow.latest import Latest
@@ -102,10 +104,12 @@ from custosd.ports import (
     PairJudge,
     Places,
     Restored,
+    SpendStore,
     Store,
     TranscriptSource,
     Workspaces,
 )
+from custosd.services.agent_data import AgentData, AgentSources, AgentStores
 from custosd.services.board import EntryMaker, keep_board
 from custosd.services.conductor import (
     Conductor,
@@ -206,6 +210,7 @@ class Outside:
     workspaces: Workspaces = field(default_factory=MemoryWorkspaces)
     origins: Mapping[KeyPath, Origin] = field(default_factory=dict)
     purse: Purse | None = None
+    spends: SpendStore = field(default_factory=MemorySpends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -507,7 +512,13 @@ async def _start_producers(
         )
         exposition = Exposition(monitor_in_force(), lambda: _gauges(wires))
         await acting.serve_doors(
-            acts, ready, pulses, exposition.text, outside.coordination, task_status
+            acts,
+            ready,
+            pulses,
+            exposition.text,
+            outside.coordination,
+            _agent_parts(outside, wires, in_force),
+            task_status,
         )
 
     await start("retention", lambda now, status: _keep_retention(now, outside, wires, status))
@@ -698,6 +709,36 @@ def _conductor(
         wires.facts.clone(),
         pulse,
     )
+
+
+def _agent_parts(outside: Outside, wires: _Wires, in_force: InForce) -> AgentParts:
+    """What the HTTP side tells of an agent: from the view, and from the stores at once."""
+    stores = AgentStores(outside.store, outside.hands.actions, outside.spends, outside.coordination)
+
+    async def open_stores() -> AgentStores:
+        await trio.lowlevel.checkpoint()
+        return stores
+
+    async def view(agent: AgentId) -> AgentView | None:
+        await trio.lowlevel.checkpoint()
+        return wires.view.value.agents.get(agent)
+
+    sources = AgentSources(
+        open_stores,
+        view,
+        in_force.table,
+        wires.acting.folder_of,
+        outside.workspaces,
+        outside.now_utc,
+    )
+    data = AgentData(sources)
+
+    async def parts(agent: AgentId) -> Mapping[str, AgentPart] | None:
+        fleet = wires.view.value
+        known = agent in fleet.agents or agent in fleet.hands.lives
+        return await data.gather(agent) if known or in_force.table(agent) else None
+
+    return parts
 
 
 def _tell_failure(failure: Failure) -> None:
@@ -920,7 +961,8 @@ async def _run_looked_at(
         folders = [folder for agent in config.agents for folder in agent.transcripts]
         # Where the canaries of `custosd drill` write.
         folders.append(config.daemon.state_folder(environ) / "drill")
-        purse = Purse(PostgresSpends(database), now_utc, budgets_of(config))
+        spends = PostgresSpends(database)
+        purse = Purse(spends, now_utc, budgets_of(config))
         guards = Guards()
         outside = Outside(
             PostgresStore(database),
@@ -947,5 +989,6 @@ async def _run_looked_at(
                 now, environ, now_utc, purse=purse, guards=guards
             ),
             purse=purse,
+            spends=spends,
         )
         await supervise_fleet(config, outside, stop, task_status=task_status)

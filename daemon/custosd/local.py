@@ -217,6 +217,7 @@ async def open_doors(
             metrics_open=settings.metrics_open,
             coordination=doors.coordination,
             tasks=doors.tasks,
+            agents=doors.agents,
         )
         limits = ApiLimits(connections=settings.connections)
         where, stopping = ApiAddress(settings.listen), trio.Event()

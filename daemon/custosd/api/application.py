@@ -22,6 +22,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from custosd.api.acts import ActsEndpoint
+from custosd.api.agents import AgentParts, AgentsEndpoint
 from custosd.api.answers import Refused, answer, problem
 from custosd.api.bearers import Tokens
 from custosd.api.beats import BeatAdmission, BeatsEndpoint
@@ -52,6 +53,7 @@ class ApiPorts:
     metrics_open: bool = False
     coordination: CoordinationStore | None = None
     tasks: TaskDoor | None = None
+    agents: AgentParts | None = None
 
 
 def application(ports: ApiPorts, limits: BodyLimits) -> ASGIApp:
@@ -77,6 +79,10 @@ def application(ports: ApiPorts, limits: BodyLimits) -> ASGIApp:
         ]
     if ports.tasks is not None:
         routes += task_routes(ports.tasks, ports.tokens, bodies)
+    if ports.agents is not None:
+        agents = AgentsEndpoint(ports.agents, ports.tokens)
+        # An agent's id may have slashes in it.
+        routes.append(Route("/api/v1/agents/{id:path}", agents.get, methods=["GET"]))
     handlers = {HTTPException: _no_route, Refused: _refused, Exception: _fault}
     app = Starlette(routes=routes, exception_handlers=handlers)
     # A path with one slash too many is another path, and says so.

@@ -13,9 +13,9 @@ from custosd.adapters.postgres.actions import PostgresActions
 from custosd.adapters.postgres.coordination import PostgresCoordination
 from custosd.adapters.postgres.opening import open_postgres
 from custosd.adapters.postgres.store import PostgresStore
+from custosd.api.forms import agent_form, daemon_form, entry_form, verdict_form
 from custosd.cli.exit_codes import NOT_RUNNING, OK, STATUS_UNKNOWN
 from custosd.cli.fleet import Reading, reading_line
-from custosd.cli.forms import agent_form, daemon_form, entry_form, verdict_form
 from custosd.cli.settings import log_for_a_command, run_to_the_end, settings
 from custosd.cli.showing import (
     Look,

@@ -30,8 +30,8 @@ from custosd.adapters.models.recorded import (
 from custosd.adapters.transcripts.limits import ReadLimits
 from custosd.adapters.transcripts.registry import format_named, recognise
 from custosd.adapters.transcripts.tail import Formats, read_whole
+from custosd.api.forms import Form, incident_form, judgement_form, step_form, trajectory_form
 from custosd.cli.exit_codes import FAILURE
-from custosd.cli.forms import Form, incident_form, judgement_form, step_form, trajectory_form
 from custosd.cli.settings import log_for_a_command, run_to_the_end, settings
 from custosd.cli.showing import Look, printable, signal_text, standing_text
 from custosd.config.models import RULES

@@ -1,8 +1,9 @@
 """Which value a key has at this moment, and the line that gives it: for answers to "why"."""
 
+from custosd.config.agents import AgentSettings
 from custosd.config.kinds import as_toml
 from custosd.config.reading import Reading
-from custosd.config.section import KeyPath
+from custosd.config.section import KeyPath, key_of
 from custosd.config.tree import entry_at
 from custosd.core.agents import AgentId
 from custosd.core.explanations import Setting
@@ -26,6 +27,13 @@ class InForce:
         value = as_toml(entry.plain(self.reading.config, path))
         origin = self.reading.origins.get(path)
         return Setting(key, value, "" if origin is None else str(origin))
+
+    def table(self, agent: AgentId) -> tuple[Setting, ...]:
+        """All keys of an agent's own table, as they apply; () where it has none."""
+        if self._path(agent, "agent") is None:
+            return ()
+        names = [key_of(name) for name in AgentSettings.model_fields]
+        return tuple(self.setting(agent, f"agent.{name}") for name in names)
 
     def _path(self, agent: AgentId, key: str) -> KeyPath | None:
         table, *rest = key.split(".")

@@ -1,4 +1,4 @@
-"""The JSON forms that commands print with `--json`.
+"""The JSON forms that commands and the HTTP side tell things in.
 
 Law: a form is a promise. Fields may be added, none is renamed or taken away, whatever the
 classes behind them are called; `tests/cli` holds each form to its fields.
