@@ -713,7 +713,13 @@ def _conductor(
 
 def _agent_parts(outside: Outside, wires: _Wires, in_force: InForce) -> AgentParts:
     """What the HTTP side tells of an agent: from the view, and from the stores at once."""
-    stores = AgentStores(outside.store, outside.hands.actions, outside.spends, outside.coordination)
+    stores = AgentStores(
+        outside.store,
+        outside.hands.actions,
+        outside.spends,
+        outside.coordination,
+        outside.hands.tasks,
+    )
 
     async def open_stores() -> AgentStores:
         await trio.lowlevel.checkpoint()

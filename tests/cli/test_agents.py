@@ -22,6 +22,10 @@ VERDICT = [
     *("id", "run", "at_utc", "steps", "judge", "model", "prompt_version", "latency_s", "absent"),
     *JUDGEMENT,
 ]
+PARTS = [
+    *("agent", "executions", "metrics", "configuration", "verdicts", "facts", "findings"),
+    *("tasks", "workspace"),
+]
 OUR_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -64,7 +68,14 @@ def test_an_agent_is_named_by_its_id_or_a_part_that_only_it_has(
 
 def test_the_form_of_one_agent_with_its_history(run: Run, watched: Watched) -> None:
     told = json.loads(run("agents", "show", "c1", "--json", config=watched.config).stdout)
-    assert list(told) == ["agent", "verdicts", "facts"]
+    assert list(told) == ["agent", "verdicts", "facts", "parts"]
+    assert list(told["parts"]) == PARTS
+    # Where it said that it works there is no folder; that is an error of this part alone.
+    assert told["parts"]["workspace"]["error"]["reason"] == "gone"
+    for name in ("agent", "verdicts", "facts"):
+        assert told["parts"][name] == {"value": told[name]}
+    for name in set(PARTS) - {"workspace"}:
+        assert list(told["parts"][name]) == ["value"], name
     assert list(told["agent"]) == [*AGENT, "trajectory", "verdict", "life"]
     assert [list(verdict) for verdict in told["verdicts"]] == [VERDICT] * len(told["verdicts"])
     assert {tuple(fact) for fact in told["facts"]} == {("id", "at_utc", "kind", "fact")}
@@ -111,3 +122,32 @@ def test_without_a_daemon_it_is_worth_another_try_later(
     assert result.stderr == (
         f"custosd: no database runs on {tmp_path}/state/postgres: is custosd running?\n"
     )
+
+
+def test_without_a_database_what_is_in_the_files_is_shown_of_who_has_a_table(
+    run: Run, tmp_path: Path
+) -> None:
+    """Nothing of the rest is empty: it is not known, and why."""
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "output.log").write_text("done\n")
+    config = tmp_path / "c.toml"
+    config.write_text(
+        f'[daemon]\nstate_dir = "{tmp_path}/state"\n\n[[agent]]\nid = "builder-1"\n'
+        f'workspace = "{tmp_path}/w"\n'
+    )
+    for words in ("builder-1", "build"):
+        result = run("agents", "show", words, "--json", config=config)
+        assert (result.exit_code, result.stderr) == (OK, "")
+        told = json.loads(result.stdout)
+        assert told["agent"] is told["verdicts"] is told["facts"] is None
+        parts = told["parts"]
+        failed = {name for name, part in parts.items() if "error" in part}
+        assert failed == set(PARTS) - {"configuration", "workspace"}
+        assert parts["workspace"]["value"]["outputs"][0]["text"] == "done"
+        table = {one["key"]: one for one in parts["configuration"]["value"]}
+        assert table["agent.workspace"]["value"] == f'"{tmp_path}/w"'
+        assert table["agent.workspace"]["place"] == f"{config}:6"
+    shown = run("agents", "show", "builder-1", config=config).stdout
+    assert "not known: store: no database runs" in shown
+    assert f"({config}:6)" in shown
+    assert "output.log (5 bytes): done" in shown

@@ -6,7 +6,7 @@
 Law: a part that could not be had has an "error" (reason, message) and no "value".
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -21,6 +21,7 @@ from custosd.api.forms import Form, agent_form, entry_form, verdict_form
 from custosd.core.agent_data import AgentPart, Standing
 from custosd.core.agents import AgentId
 from custosd.core.secrets import without_secrets
+from custosd.core.task_forms import task_form
 from custosd.core.workspaces import Workspace
 
 _READ = "read"
@@ -93,11 +94,6 @@ _FORMS: Mapping[str, Callable[[Any], Any]] = {
     "configuration": _setting_form,
     "verdicts": verdict_form,
     "facts": entry_form,
+    "tasks": task_form,
     "findings": lambda finding: msgspec.to_builtins(finding_form(finding)),
 }
-
-
-def values_of(parts: Mapping[str, AgentPart], name: str) -> Sequence[Any] | None:
-    """A part that is a list; None where it could not be had."""
-    part = parts[name]
-    return None if part.reason or not isinstance(part.value, tuple) else part.value

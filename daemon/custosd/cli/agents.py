@@ -4,19 +4,23 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import click
+import msgspec
 
 from custosd.adapters.postgres.actions import PostgresActions
 from custosd.adapters.postgres.coordination import PostgresCoordination
 from custosd.adapters.postgres.opening import open_postgres
 from custosd.adapters.postgres.store import PostgresStore
-from custosd.api.forms import agent_form, daemon_form, entry_form, verdict_form
+from custosd.api.agents import part_forms
+from custosd.api.forms import agent_form, daemon_form
+from custosd.cli.agent_data import gathered, with_lives
 from custosd.cli.exit_codes import NOT_RUNNING, OK, STATUS_UNKNOWN
 from custosd.cli.fleet import Reading, reading_line
-from custosd.cli.settings import log_for_a_command, run_to_the_end, settings
+from custosd.cli.settings import log_for_a_command, read_settings, run_to_the_end, settings
 from custosd.cli.showing import (
     Look,
     age,
@@ -27,22 +31,23 @@ from custosd.cli.showing import (
     standing_text,
 )
 from custosd.config.settings import Config
-from custosd.core.agents import AgentId, AgentRef, RunId
-from custosd.core.errors import CustosdError, StoreError, StoreUnavailable
+from custosd.core.agent_data import AgentMetrics, AgentPart, Executions, Standing
+from custosd.core.agents import AgentId
+from custosd.core.errors import StoreError, StoreUnavailable
+from custosd.core.explanations import Setting
 from custosd.core.facts import Entry, kind_of
+from custosd.core.findings import Finding
 from custosd.core.lives import LifeRecord
+from custosd.core.secrets import without_secrets
+from custosd.core.tasks import Task
 from custosd.core.verdicts import Verdict
 from custosd.core.view import AgentView
+from custosd.core.workspaces import Workspace
 from custosd.ports import DaemonBeat
 from custosd.services.vitals import STALE_S
 
-VERDICTS_SHOWN = 5
-FACTS_SHOWN = 10
-NAMES_SHOWN = 10
-
-
-class NoSuchAgent(CustosdError):
-    """No agent, or more than one, is meant."""
+RESTARTS_SHOWN = 5
+CHANGES_SHOWN = 10
 
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -185,82 +190,51 @@ async def _agents(config: Config) -> tuple[tuple[AgentView, ...], Mapping[AgentI
         return with_lives(views, await PostgresActions(database).lives())
 
 
-def with_lives(
-    views: Sequence[AgentView], lives: Sequence[LifeRecord]
-) -> tuple[tuple[AgentView, ...], Mapping[AgentId, LifeRecord]]:
-    """Whoever has a run, and whoever has a life; of the latter alone no transcript is known."""
-    known = {view.ref.agent for view in views}
-    others = [
-        AgentView(AgentRef(life.agent, RunId("")), "", "", "", life.since_utc, life.state)
-        for life in lives
-        if life.agent not in known
-    ]
-    return (*views, *others), {life.agent: life for life in lives}
-
-
 @agents.command("show")
 @click.argument("agent")
 @_as_json
 @click.pass_context
 def show_agent(ctx: click.Context, agent: str, *, as_json: bool) -> None:
-    """Show one agent: its goal, its trajectory, its verdicts with their evidence.
+    """Show one agent: its goal, trajectory, verdicts, restarts, tasks, folder, configuration.
 
-    AGENT is an id as `agents list` shows it, or any part that only one id has.
+    AGENT is an id as `agents list` shows it, or any part that only one id has. All is asked
+    for at once; a part that cannot be had within its time is said to be missing, and why.
 
     \b
-    JSON:  agent (as in `agents list`) verdicts (the latest first) facts
+    JSON:  agent (as in `agents list`) verdicts (the latest first) facts parts
     fact:  id at_utc kind fact
+    parts: agent executions metrics configuration verdicts facts findings
+           tasks workspace; each {"value": ...} or {"error": {reason message}}
+    The first three are null where their part has an error.
     """  # noqa: D301 - click's mark of a paragraph that is not wrapped
-    config = settings(ctx)
+    reading = read_settings(ctx)
     log_for_a_command(ctx)
-    view, life, verdicts, entries = run_to_the_end(_history, config, agent)
+    name, parts = run_to_the_end(gathered, reading, agent)
     if as_json:
-        answer = {
-            "agent": agent_form(view, life),
-            "verdicts": [verdict_form(verdict) for verdict in verdicts],
-            "facts": [entry_form(entry) for entry in entries],
-        }
-        click.echo(json.dumps(answer, indent=2))
+        forms = part_forms(parts)
+        old = {one: forms[one].get("value") for one in ("agent", "verdicts", "facts")}
+        click.echo(json.dumps(msgspec.to_builtins(old | {"parts": forms}), indent=2))
     else:
-        _show(view, life, verdicts, entries)
+        _show(name, parts)
 
 
-async def _history(
-    config: Config, part: str
-) -> tuple[AgentView, LifeRecord | None, tuple[Verdict, ...], tuple[Entry, ...]]:
-    async with open_postgres(config, os.environ, serve=False) as database:
-        store = PostgresStore(database)
-        views = (await store.restore()).agents
-        views, lives = with_lives(views, await PostgresActions(database).lives())
-        view = _chosen(views, part)
-        agent = view.ref.agent
-        verdicts = await store.recent_verdicts([agent], VERDICTS_SHOWN)
-        entries = await store.recent_entries(agent, FACTS_SHOWN)
-        return view, lives.get(agent), verdicts.get(agent, ()), entries
-
-
-def _chosen(views: Sequence[AgentView], part: str) -> AgentView:
-    """The one agent with this id, or with this in its id; raises `NoSuchAgent`."""
-    exact = [view for view in views if view.ref.agent == part]
-    found = exact or [view for view in views if part in view.ref.agent]
-    if len(found) == 1:
-        return found[0]
-    problem = f"{len(found)} agents have" if found else "no agent has"
-    names = sorted(view.ref.agent for view in found or views)
-    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    listed = (", ".join(names[:NAMES_SHOWN]) or "none") + more
-    raise NoSuchAgent(printable(f"{problem} {part!r} in the id; there is: {listed}", 2_000).plain)
-
-
-def _show(
-    view: AgentView,
-    life: LifeRecord | None,
-    verdicts: Sequence[Verdict],
-    entries: Sequence[Entry],
-) -> None:
+def _show(name: AgentId, parts: Mapping[str, AgentPart]) -> None:
     look = Look()
     now = datetime.now(UTC)
-    look.line(printable(view.ref.agent, 400), style="bold")
+    look.line(printable(name, 400), style="bold")
+    for part in parts.values():
+        if part.reason:
+            look.row(part.name, f"not known: {part.reason}: {part.message}")
+    for part_name, show in _SHOWN.items():
+        if not parts[part_name].reason:
+            show(look, parts[part_name].value, now)
+
+
+def _show_standing(look: Look, standing: Standing, now: datetime) -> None:
+    view, life = standing.view, standing.life
+    if view is None:
+        look.row("transcript", "none known")
+        return
     look.line(f"    {'standing':<11}", standing_text(view.standing))
     look.row("state", view.state)
     if life is not None:
@@ -277,6 +251,63 @@ def _show(
         counts = f"{digest.steps}, {digest.errors} failed, {digest.edits} edits"
         look.row("steps", f"{counts}, {digest.tests_run} test runs")
         look.row("written", ", ".join(digest.written))
+
+
+def _show_executions(look: Look, told: Executions, now: datetime) -> None:
+    for one in told.restarts[:RESTARTS_SHOWN]:
+        words = f"{one.state}, epoch {one.epoch}, {one.cause}, {age(one.intended_utc, now)} ago"
+        look.row("restart", words)
+
+
+def _show_metrics(look: Look, told: AgentMetrics, now: datetime) -> None:
+    if told.beats is not None:
+        look.row("beats", f"{told.beats}, the last one {age(told.heard_utc, now)} ago")
+    look.row("judging", f"{told.judging_usd:.4f} USD since {age(told.judging_since_utc, now)} ago")
+
+
+def _show_tasks(look: Look, told: Sequence[Task] | None, _now: datetime) -> None:
+    for task in told or ():
+        look.row("task", f"{task.id} {task.state}: {task.title}")
+
+
+def _show_workspace(look: Look, told: Workspace | None, now: datetime) -> None:
+    if told is None:
+        return
+    look.row("folder", told.folder, 1_000)
+    if (repository := told.repository) is not None:
+        where = repository.branch or f"detached at {repository.head[:12] or 'nothing'}"
+        dirt = {True: "dirty", False: "clean", None: "dirty or not: not known"}[repository.dirty]
+        ahead = f", {repository.ahead} ahead" if repository.ahead else ""
+        behind = f", {repository.behind} behind" if repository.behind else ""
+        look.row("repository", f"{where}, {dirt}{ahead}{behind}")
+    if told.changes is not None:
+        names = ", ".join(file.path for file in told.changes.files[:CHANGES_SHOWN])
+        since = age(told.changes.since_utc, now)
+        look.row("changed", f"{told.changes.count} files in {since}: {names}")
+    for output in told.outputs:
+        last = (output.text or output.note).rpartition("\n")[2]
+        look.row("output", f"{output.path} ({output.size_bytes} bytes): {last}")
+    for gap in told.gaps:
+        look.row("not seen", f"{gap.part} {gap.path}: {gap.reason}")
+
+
+def _show_configuration(look: Look, told: Sequence[Setting], _now: datetime) -> None:
+    for setting in told:
+        if setting.place:
+            value = without_secrets(setting.value)
+            look.row("configured", f"{setting.key} = {value} ({setting.place})", 1_000)
+
+
+def _show_findings(look: Look, told: Sequence[Finding], now: datetime) -> None:
+    for finding in told:
+        one = finding.sighting
+        words = (
+            f"{one.kind} of {one.one} and {one.other}, seen {age(finding.last_seen_utc, now)} ago"
+        )
+        look.row("finding", words)
+
+
+def _show_verdicts(look: Look, verdicts: Sequence[Verdict], now: datetime) -> None:
     look.line("verdicts", style="bold")
     for verdict in verdicts:
         judgement = verdict.judgement
@@ -288,6 +319,22 @@ def _show(
         )
         for signal in verdict.signals:
             look.line(f"              {signal.severity} ", printable(signal_text(signal), 300))
+
+
+def _show_facts(look: Look, entries: Sequence[Entry], now: datetime) -> None:
     look.line("facts", style="bold")
     for entry in entries:
         look.line(f"  {age(entry.at_utc, now):>7} ago  {kind_of(entry.fact)}")
+
+
+_SHOWN: Mapping[str, Callable[[Look, Any, datetime], None]] = {
+    "agent": _show_standing,
+    "executions": _show_executions,
+    "metrics": _show_metrics,
+    "tasks": _show_tasks,
+    "findings": _show_findings,
+    "workspace": _show_workspace,
+    "configuration": _show_configuration,
+    "verdicts": _show_verdicts,
+    "facts": _show_facts,
+}

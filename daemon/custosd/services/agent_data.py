@@ -20,12 +20,13 @@ from custosd.core.explanations import Setting
 from custosd.core.facts import Entry
 from custosd.core.findings import Finding
 from custosd.core.lives import LifeRecord
+from custosd.core.tasks import Task
 from custosd.core.verdicts import Verdict
 from custosd.core.view import AgentView
 from custosd.core.workspaces import Workspace, work_place
 from custosd.flow.monitor import Kind, operation
 from custosd.flow.parallel import run_parallel
-from custosd.ports import ActionStore, CoordinationStore, SpendStore, Store, Workspaces
+from custosd.ports import ActionStore, CoordinationStore, SpendStore, Store, TaskStore, Workspaces
 
 log = structlog.get_logger()
 
@@ -45,6 +46,7 @@ class AgentStores:
     actions: ActionStore
     spends: SpendStore
     coordination: CoordinationStore
+    tasks: TaskStore | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ class AgentData:
             "verdicts": self._verdicts,
             "facts": self._facts,
             "findings": self._findings,
+            "tasks": self._tasks,
             "workspace": self._workspace,
         }
         async with operation(Kind.BATCH, "agent_data") as gathering:
@@ -169,6 +172,13 @@ class AgentData:
         stores = await self._sources.stores()
         found = await stores.coordination.findings(_FOR_EVER)
         return tuple(one for one in found if agent in (one.sighting.one, one.sighting.other))
+
+    async def _tasks(self, agent: AgentId) -> tuple[Task, ...] | None:
+        """None: there are no tasks in this daemon."""
+        stores = await self._sources.stores()
+        if stores.tasks is None:
+            return None
+        return (await stores.tasks.assigned([agent])).get(agent, ())
 
     async def _workspace(self, agent: AgentId) -> Workspace | None:
         """None: nowhere is said where it works."""
