@@ -15,6 +15,7 @@ import structlog
 import trio
 
 from custosd.adapters.beats.admission import Admission
+from custosd.api.agents import AgentParts
 from custosd.api.application import ApiPorts
 from custosd.api.listening import ApiAddress
 from custosd.api.metrics import Metrics
@@ -84,6 +85,7 @@ class Side:
     metrics: Metrics | None = _three_agents
     metrics_open: bool = False
     coordination: CoordinationStore | None = None
+    agents: AgentParts | None = None
     stop: trio.Event = field(default_factory=trio.Event)
     url: str = ""
 
@@ -97,6 +99,7 @@ class Side:
             self.metrics,
             self.metrics_open,
             self.coordination,
+            agents=self.agents,
         )
 
     @property

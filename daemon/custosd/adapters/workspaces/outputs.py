@@ -4,7 +4,8 @@ Laws:
 
 1. A file that is cut or rotated while it is read is read once more; if it happens again, what
    was read is shown, and said to be so.
-2. Secrets are taken out of all that was read, before it is cut down to lines: what a cut left
+2. Secrets are taken out before the text is cut down to lines, with what stands before those
+   (`LEAD_CHARS`; all that was read where a key of many lines may begin there): what a cut left
    over of a secret no detector would know.
 """
 
@@ -23,6 +24,11 @@ from custosd.core.workspaces import Gap, OutputFile, WorkspacePart
 
 MOST_OUTPUTS = 20
 """Output files of one agent that are read."""
+
+LEAD_CHARS = 512
+"""Taking secrets out costs more here than all the rest: not all that was read goes through it."""
+
+_KEY_OF_LINES = "PRIVATE KEY"
 
 _MOST_NAMES = 10_000
 """Names of one folder that patterns are held against."""
@@ -128,12 +134,24 @@ def end_of(
     changed_utc = datetime.fromtimestamp(status.st_mtime, UTC)
     if text is None:
         return OutputFile(name, size, changed_utc, None, encoding, note=BINARY)
-    clean = without_secrets(_from_a_line(text) if begins else text)
-    last = clean.removesuffix("\n").split("\n")
-    whole = not begins and len(last) <= limits.lines
-    return OutputFile(
-        name, size, changed_utc, "\n".join(last[-limits.lines :]), encoding, whole, note
-    )
+    text = (_from_a_line(text) if begins else text).removesuffix("\n")
+    whole = not begins and text.count("\n") < limits.lines
+    last = without_secrets(_with_its_lead(text, limits.lines)).split("\n")
+    shown = "\n".join(last[-limits.lines :])
+    return OutputFile(name, size, changed_utc, shown, encoding, whole, note)
+
+
+def _with_its_lead(text: str, lines: int) -> str:
+    """The last lines and whole ones before them, at least `LEAD_CHARS` where there are so many."""
+    if _KEY_OF_LINES in text:
+        return text
+    at = len(text)
+    for _ in range(lines):
+        at = text.rfind("\n", 0, at)
+        if at < 0:
+            return text
+    before = text.rfind("\n", 0, max(0, at - LEAD_CHARS))
+    return text[before + 1 :]
 
 
 def _troubled(fd: int, folder: int, name: str, short: bool) -> str:  # noqa: FBT001 - of one call
