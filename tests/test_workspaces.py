@@ -13,9 +13,9 @@ from custosd.adapters.memory import MemoryStore
 from custosd.adapters.memory_service_manager import RecordingServiceManager
 from custosd.adapters.places import ToldPlaces
 from custosd.adapters.scripted_source import ScriptedSource
-from custosd.adapters.workspaces.local import WorkspaceLimits
+from custosd.adapters.workspaces.local import WorkspaceLimits, limits_of
 from custosd.adapters.workspaces.memory import MemoryWorkspaces
-from custosd.app import Outside, supervise_fleet, workspace_limits
+from custosd.app import Outside, supervise_fleet
 from custosd.config.agents import AgentSettings
 from custosd.config.reading import Origin, Reading
 from custosd.config.settings import Config
@@ -93,7 +93,7 @@ def test_every_setting_of_folders_is_read() -> None:
         outputs=("a",), tail_lines=1, tail_bytes="2KiB", changed_s="3s", most_changed=4,
         concurrency=5, timeout_s="6s",
     )  # fmt: skip
-    read = workspace_limits(settings)
+    read = limits_of(settings)
     assert (read.tails.patterns, read.tails.lines, read.tails.most_bytes) == (("a",), 1, 2_048)
     others = [each.name for each in fields(WorkspaceLimits)][1:]
     assert {name: getattr(read, name) for name in others} == {

@@ -59,15 +59,13 @@ from custosd.adapters.transcripts.limits import ReadLimits
 from custosd.adapters.transcripts.registry import format_named, recognise
 from custosd.adapters.transcripts.source import SourceSettings, open_source
 from custosd.adapters.transcripts.tail import Formats
-from custosd.adapters.workspaces.local import WorkspaceLimits, open_workspaces
+from custosd.adapters.workspaces.local import limits_of, open_workspaces
 from custosd.adapters.workspaces.memory import MemoryWorkspaces
-from custosd.adapters.workspaces.outputs import TailLimits
 from custosd.api.agents import AgentParts
 from custosd.config.in_force import InForce
 from custosd.config.reading import Origin, Reading
 from custosd.config.section import KeyPath
 from custosd.config.settings import Config, RootSettings, TranscriptSettings
-from custosd.config.workspaces import WorkspaceSettings
 from custosd.core.agent_data import AgentPart
 from custosd.core.agents import AgentId
 from custosd.core.coherence import FleetStatus
@@ -813,17 +811,6 @@ async def prepare_schema(database: Database, manager: ReadinessPort) -> None:
         log.info("database.migrated", number=applied.number, name=applied.name)
 
 
-def workspace_limits(settings: WorkspaceSettings) -> WorkspaceLimits:
-    """The settings as the adapter takes them."""
-    return WorkspaceLimits(
-        TailLimits(settings.outputs, settings.tail_lines, settings.tail_bytes),
-        settings.changed_s,
-        settings.most_changed,
-        settings.concurrency,
-        settings.timeout_s,
-    )
-
-
 def formats_of(settings: TranscriptSettings) -> Formats:
     """Below each root the format that it names, else the one that knows the file."""
     named = {
@@ -954,7 +941,7 @@ async def _run_looked_at(
         open_postgres(config, environ) as database,
         open_process_watch() as watch,
         open_places() as places,
-        open_workspaces(workspace_limits(config.workspace), now_utc) as workspaces,
+        open_workspaces(limits_of(config.workspace), now_utc) as workspaces,
     ):
 
         async def prepared() -> bool:

@@ -5,14 +5,13 @@ from collections.abc import Mapping, Sequence
 
 import trio
 
-from custosd.acting import task_rules
 from custosd.adapters.postgres.actions import PostgresActions
 from custosd.adapters.postgres.coordination import PostgresCoordination
+from custosd.adapters.postgres.opening import open_postgres
 from custosd.adapters.postgres.spends import PostgresSpends
 from custosd.adapters.postgres.store import PostgresStore
 from custosd.adapters.postgres.tasks import PostgresTasks
-from custosd.adapters.workspaces.local import open_workspaces
-from custosd.app import open_postgres, workspace_limits
+from custosd.adapters.workspaces.local import limits_of, open_workspaces
 from custosd.cli.showing import printable
 from custosd.config.in_force import InForce
 from custosd.config.reading import Reading
@@ -57,7 +56,7 @@ class _Opening:
                     PostgresActions(database),
                     PostgresSpends(database),
                     PostgresCoordination(database),
-                    PostgresTasks(database, task_rules(self._config.tasks)),
+                    PostgresTasks(database, self._config.tasks.rules()),
                 )
                 self._done.set()
                 await trio.sleep_forever()
@@ -101,7 +100,7 @@ async def gathered(
     folders = {agent.id: str(agent.workspace or "") for agent in config.agents}
     clock = wall_clock()
     async with (
-        open_workspaces(workspace_limits(config.workspace), clock) as workspaces,
+        open_workspaces(limits_of(config.workspace), clock) as workspaces,
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(opening.run)

@@ -27,6 +27,7 @@ from custosd.adapters.workspaces.folders import opened_workspace
 from custosd.adapters.workspaces.ignoring import Rules, with_file_of
 from custosd.adapters.workspaces.outputs import TailLimits, output_files
 from custosd.adapters.workspaces.repository import Checkout, Git, make_skeletons, repository_at
+from custosd.config.workspaces import WorkspaceSettings
 from custosd.core.errors import WorkspaceError
 from custosd.core.workspaces import (
     ALL_PARTS,
@@ -197,6 +198,17 @@ class LocalWorkspaces(Workspaces):
                 reason = error.reason
         gap = Gap(WorkspacePart.REPOSITORY, checkout.repository.copy, reason)
         return replace(known, gaps=(*known.gaps, gap))
+
+
+def limits_of(settings: WorkspaceSettings) -> WorkspaceLimits:
+    """The settings as the adapter takes them."""
+    return WorkspaceLimits(
+        TailLimits(settings.outputs, settings.tail_lines, settings.tail_bytes),
+        settings.changed_s,
+        settings.most_changed,
+        settings.concurrency,
+        settings.timeout_s,
+    )
 
 
 @asynccontextmanager
