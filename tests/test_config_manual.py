@@ -16,7 +16,7 @@ from custosd.config.tree import entries
 REFERENCE = Path(__file__).resolve().parent.parent / "config" / "custosd.toml"
 
 
-REPEATED = {"root", "agent", "model", "ensemble"}
+REPEATED = {"root", "agent", "model", "ensemble", "repository"}
 
 
 def uncommented(text: str) -> str:
@@ -45,6 +45,7 @@ def test_the_reference_names_every_key_with_its_default() -> None:
             assert here == entry.example
     config = read_config([Source("reference", text.encode())])
     plain = {"transcripts": Config().transcripts, "agents": (), "models": (), "ensembles": ()}
+    plain["sync"] = Config().sync
     assert config.model_copy(update=plain) == Config()
     assert [agent.id for agent in config.agents] == ["builder-1"]
 

@@ -49,6 +49,7 @@ from custosd.ports import (
     ProcessWatch,
     SteeringChannel,
     Store,
+    SyncDoor,
     TaskDoor,
     TaskStore,
 )
@@ -71,6 +72,7 @@ from custosd.services.restarter import (
     keep_restarts,
 )
 from custosd.services.steerer import Steerer, keep_steering
+from custosd.services.sync_desk import ActsAndSync, SyncDesk
 from custosd.services.tasks import ActsAndTasks, TaskDesk, TaskTimes, keep_tasks
 from custosd.services.token_book import TokenBook
 
@@ -91,6 +93,7 @@ class Doors:
     coordination: CoordinationStore | None = None
     tasks: TaskDoor | None = None
     agents: AgentParts | None = None
+    sync: SyncDoor | None = None
 
 
 ServeDoors = Callable[[Doors, trio.TaskStatus[None]], Awaitable[None]]
@@ -482,9 +485,11 @@ class ActingHalf:
         metrics: Callable[[], Awaitable[bytes]],
         coordination: CoordinationStore,
         agents: AgentParts,
+        sync: SyncDesk,
         task_status: trio.TaskStatus[None],
     ) -> None:
         """Open the doors."""
+        acts = ActsAndSync(acts, sync)
         if self.desk is not None:
             acts = ActsAndTasks(acts, self.desk)
         doors = Doors(
@@ -498,6 +503,7 @@ class ActingHalf:
             coordination=coordination,
             tasks=self.desk,
             agents=agents,
+            sync=sync,
         )
         await self._hands.serve_doors(doors, task_status)
 

@@ -32,6 +32,7 @@ from custosd import __version__
 from custosd.acting import ActingHalf, Hands, Remembered, remembered
 from custosd.adapters.codec import MsgpackCodec
 from custosd.adapters.context import LocalContext
+from custosd.adapters.forges import open_forges
 from custosd.adapters.judges.budgets import budgets_of
 from custosd.adapters.judges.opening import (
     Guards,
@@ -42,6 +43,7 @@ from custosd.adapters.judges.opening import (
 from custosd.adapters.judges.pair_rules import RulesPairJudge
 from custosd.adapters.memory_coordination import MemoryCoordination
 from custosd.adapters.memory_spends import MemorySpends
+from custosd.adapters.memory_sync import MemorySync
 from custosd.adapters.places import ToldPlaces, open_places
 from custosd.adapters.postgres.actions import PostgresActions
 from custosd.adapters.postgres.bridge import Database
@@ -50,6 +52,7 @@ from custosd.adapters.postgres.migrations import Migration, migrate
 from custosd.adapters.postgres.opening import open_postgres
 from custosd.adapters.postgres.spends import PostgresSpends
 from custosd.adapters.postgres.store import PostgresStore
+from custosd.adapters.postgres.sync import PostgresSync
 from custosd.adapters.postgres.tasks import PostgresTasks
 from custosd.adapters.process_watch import open_process_watch
 from custosd.adapters.telemetry.prometheus import Exposition
@@ -98,12 +101,14 @@ from custosd.local import local_hands
 from custosd.ports import (
     CoordinationStore,
     DaemonBeat,
+    Forge,
     Judge,
     PairJudge,
     Places,
     Restored,
     SpendStore,
     Store,
+    SyncStore,
     TranscriptSource,
     Workspaces,
 )
@@ -118,10 +123,12 @@ from custosd.services.conductor import (
 from custosd.services.cycle import CyclePorts
 from custosd.services.emergency import Emergency, EmergencyPorts
 from custosd.services.examinations import Examinations
+from custosd.services.fleet_tasks import FleetTasks
 from custosd.services.gauges import fleet_gauges, money_gauges, queue_gauges
 from custosd.services.guardian import Guardian, GuardianPorts, GuardianSetup, guard_trajectories
 from custosd.services.ingest import follow_transcripts, store_rest
 from custosd.services.intake import Intake, Named, nobody, renamed
+from custosd.services.landing import Landing, LandingPorts, keep_landings
 from custosd.services.purse import Purse
 from custosd.services.recorder import InHand, RecorderLimits, record_facts
 from custosd.services.reload import Reload, answer_hangups
@@ -129,6 +136,8 @@ from custosd.services.retention import Prunable, RetentionTimes, keep_retention
 from custosd.services.self_watch import answer_dump_requests, tell_slow, watch_ourselves
 from custosd.services.snapshots import keep_snapshots
 from custosd.services.store_absence import STORE_RETRIES, StoreAbsence
+from custosd.services.sync import Sync, SyncPorts, SyncSetup, follow_forges
+from custosd.services.sync_desk import SyncDesk
 from custosd.services.vitals import show_life
 from custosd.services.watchdog import ReadinessPort, feed_watchdog
 
@@ -160,6 +169,7 @@ RESTARTS_REMEMBERED = timedelta(days=1)
 OpenSource = Callable[[Restored], AbstractAsyncContextManager[TranscriptSource]]
 OpenJudge = Callable[[Config], AbstractAsyncContextManager[Judge]]
 OpenPairJudge = Callable[[Config], AbstractAsyncContextManager[PairJudge]]
+OpenForges = Callable[[Config], AbstractAsyncContextManager[Mapping[str, Forge]]]
 
 
 def _open_rules_for_pairs(_config: Config) -> AbstractAsyncContextManager[PairJudge]:
@@ -177,6 +187,7 @@ NEEDS: Mapping[str, Callable[[Config], object]] = {
     "conductor": lambda config: (config.conductor, config.models, config.ensembles),
     "liveness": lambda config: config.liveness,
     "alerting": lambda config: config.alerts,
+    "sync": lambda config: config.sync,
     "watchdog": lambda config: config.watchdog,
 }
 """What of the configuration a service is made of: where it changes, it is run anew."""
@@ -209,6 +220,8 @@ class Outside:
     origins: Mapping[KeyPath, Origin] = field(default_factory=dict)
     purse: Purse | None = None
     spends: SpendStore = field(default_factory=MemorySpends)
+    sync_store: SyncStore = field(default_factory=MemorySync)
+    open_forges: OpenForges = lambda _config: nullcontext({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -455,6 +468,8 @@ async def _start_producers(
     async def conductor(now: Config, task_status: trio.TaskStatus[None]) -> None:
         await _conduct(now, outside, wires, task_status)
 
+    sync_desk = SyncDesk(outside.sync_store)
+
     async def vitals(_now: Config, task_status: trio.TaskStatus[None]) -> None:
         with pulses.watched("vitals") as pulse:
             await show_life(
@@ -516,6 +531,7 @@ async def _start_producers(
             exposition.text,
             outside.coordination,
             _agent_parts(outside, wires, in_force),
+            sync_desk,
             task_status,
         )
 
@@ -532,6 +548,7 @@ async def _start_producers(
     await start("steerer", lambda _, status: acting.keep_steering(pulses, status))
     await start("alerting", lambda now, status: acting.keep_alerts(now, pulses, status))
     await start("tasks", lambda _, status: acting.keep_tasks(pulses, status))
+    await start("sync", lambda now, status: _follow_forges(now, outside, wires, sync_desk, status))
     await start("enrolments", lambda _, status: acting.keep_enrolments(pulses, status))
     # Whoever comes in finds everybody at work.
     await start("doors", doors)
@@ -545,7 +562,7 @@ async def _keep_retention(
     config: Config, outside: Outside, wires: _Wires, task_status: trio.TaskStatus[None]
 ) -> None:
     kept, hands = config.retention, outside.hands
-    others: list[Prunable] = [hands.actions, outside.coordination]
+    others: list[Prunable] = [hands.actions, outside.coordination, outside.sync_store]
     if hands.tasks is not None:
         others.append(hands.tasks)
     with wires.pulses.watched("retention") as pulse:
@@ -565,6 +582,39 @@ async def _keep_retention(
             pulse,
             task_status=task_status,
         )
+
+
+async def _follow_forges(
+    config: Config,
+    outside: Outside,
+    wires: _Wires,
+    desk: SyncDesk,
+    task_status: trio.TaskStatus[None],
+) -> None:
+    """Follow repositories, and end the tasks whose work has landed."""
+    settings = config.sync
+    setup = SyncSetup(
+        tuple(repository.followed() for repository in settings.repositories),
+        settings.interval_s,
+        settings.concurrency,
+        settings.pages,
+        settings.page_timeout_s,
+        settings.reserve,
+    )
+    tasks = FleetTasks(outside.hands.tasks, wires.acting.desk, wires.acting.steerer)
+    store, now_utc = outside.sync_store, outside.now_utc
+    async with (
+        outside.open_forges(config) as forges,
+        wires.facts.clone() as facts,
+        trio.open_nursery() as nursery,
+    ):
+        with wires.pulses.watched("sync") as pulse, wires.pulses.watched("landing") as other:
+            landing = Landing(LandingPorts(store, tasks, now_utc), facts)
+            ports = SyncPorts(store, forges, now_utc)
+            sync = Sync(ports, setup, wires.facts.clone(), pulse, landing.alarm.ring)
+            await nursery.start(keep_landings, landing, other)
+            with desk.led_to(sync):
+                await follow_forges(sync, task_status=task_status)
 
 
 async def _keep_money(wires: _Wires, task_status: trio.TaskStatus[None]) -> None:
@@ -983,5 +1033,7 @@ async def _run_looked_at(
             ),
             purse=purse,
             spends=spends,
+            sync_store=PostgresSync(database),
+            open_forges=lambda now: open_forges(now, environ, now_utc),
         )
         await supervise_fleet(config, outside, stop, task_status=task_status)

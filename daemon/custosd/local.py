@@ -218,6 +218,7 @@ async def open_doors(
             coordination=doors.coordination,
             tasks=doors.tasks,
             agents=doors.agents,
+            sync=doors.sync,
         )
         limits = ApiLimits(connections=settings.connections)
         where, stopping = ApiAddress(settings.listen), trio.Event()

@@ -5,7 +5,7 @@ runs on both (`tests/contracts/`). Each port has one family of errors, and a sub
 only where a caller does something different on it (`custosd.core.errors`).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
@@ -19,6 +19,16 @@ from custosd.core.errors import WorkspaceError
 from custosd.core.evidence import Exit, Observation, ProcessIdentity, Source
 from custosd.core.facts import Entry
 from custosd.core.findings import Finding
+from custosd.core.forge import (
+    Closing,
+    Delivery,
+    ForgeWork,
+    Link,
+    Quota,
+    Repository,
+    RepositoryRecord,
+    WorkQuery,
+)
 from custosd.core.holds import Hold, HoldKind
 from custosd.core.intents import Claim, ClaimAnswer, Intent
 from custosd.core.lives import LifeRecord
@@ -378,6 +388,123 @@ class CoordinationStore(Protocol):
         """Drop readings and findings that were over before this time, and claims that are.
 
         How many that were.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ForgePage:
+    """One answer of a forge. `cursor` is its own, opaque here: from where to go on.
+
+    `more`: there is another page of this pass. `unchanged`: nothing is new, at no cost.
+    `forge_id` and `full_name` are told by the stream that knows them; `moved`: it answers by
+    another name than the one that was asked for.
+    """
+
+    cursor: str
+    works: tuple[ForgeWork, ...] = ()
+    more: bool = False
+    unchanged: bool = False
+    quota: Quota | None = None
+    forge_id: str = ""
+    full_name: str = ""
+    moved: bool = False
+
+
+class Forge(Protocol):
+    """Where code is kept and merged. Knows its protocol; decides nothing about tasks.
+
+    Raises `ForgeError` for what it could not be asked, `HookRefused` for what is not let in.
+    """
+
+    def streams(self, repository: Repository, open_works: Sequence[ForgeWork]) -> tuple[str, ...]:
+        """What there is to follow of a repository, in order; `open_works` the newest first."""
+        ...
+
+    async def page(self, repository: Repository, stream: str, cursor: str) -> ForgePage:
+        """The next page of a stream, from "" on; may be cancelled, and asked again."""
+        ...
+
+    async def delivery(
+        self,
+        headers: Mapping[str, str],
+        body: bytes,
+        find: Callable[[str, str], Repository | None],
+    ) -> Delivery:
+        """What a signed delivery tells; `find` knows a repository by its name and forge's id.
+
+        Names of headers are in small letters. Nothing of it is read before it is verified.
+        """
+        ...
+
+
+class SyncStore(Protocol):
+    """What was seen on forges, and how far.
+
+    As `Store`: one unit of work a method, all or nothing, harmless to repeat; the same
+    errors. Works are merged with what is known (`core.forge.merged`), whoever writes at once.
+    """
+
+    async def records(self) -> tuple[RepositoryRecord, ...]:
+        """How following each repository went, by its id."""
+        ...
+
+    async def save_record(self, record: RepositoryRecord) -> None:
+        """Replace what is remembered of following one."""
+        ...
+
+    async def cursors(self, repository: str) -> Mapping[str, str]:
+        """How far each stream of a repository was followed."""
+        ...
+
+    async def save_page(
+        self,
+        repository: str,
+        stream: str,
+        cursor: str,
+        works: Sequence[ForgeWork],
+        at_utc: datetime,
+    ) -> tuple[ForgeWork, ...]:
+        """Store works with how far they were followed; those that changed, as they stand."""
+        ...
+
+    async def take_delivery(
+        self, forge: str, delivery: Delivery, at_utc: datetime
+    ) -> tuple[ForgeWork, ...] | None:
+        """Store what a delivery told; None where its id or digest was taken before."""
+        ...
+
+    async def works(self, query: WorkQuery) -> tuple[ForgeWork, ...]:
+        """What is known of works, the newest first."""
+        ...
+
+    async def unread(self, limit: int) -> tuple[tuple[ForgeWork, int], ...]:
+        """Works whose links were not looked at since they changed; each with its version."""
+        ...
+
+    async def read(self, work: ForgeWork, version: int, links: Sequence[Link]) -> tuple[Link, ...]:
+        """Its links were looked at, and these belong to tasks; the new ones.
+
+        A work that changed since that version stays unread.
+        """
+        ...
+
+    async def intend(self, closing: Closing) -> Closing:
+        """Write that a work is to end a task; what was written before, where that was."""
+        ...
+
+    async def close(self, closing: Closing) -> None:
+        """It is over: `done_utc` and `told` are set; once they are, they stay."""
+        ...
+
+    async def closings(self, limit: int) -> tuple[Closing, ...]:
+        """Which works ended which tasks, the newest first."""
+        ...
+
+    async def prune(self, before_utc: datetime) -> int:
+        """Drop works, cursors, deliveries and closings not touched since; how many.
+
+        Open work stays, and what is not over.
         """
         ...
 
@@ -850,6 +977,19 @@ class TaskDoor(Protocol):
 
     async def ask(self, operation: str, form: Mapping[str, Any], asker: Asker) -> ActAnswer:
         """Do what was asked, or say why not. Never raises for a bad request; bounded in time."""
+        ...
+
+
+class SyncDoor(Protocol):
+    """What the doors for sync hand over to."""
+
+    @property
+    def store(self) -> SyncStore:
+        """Where everything about it is read."""
+        ...
+
+    async def receive(self, forge: str, headers: Mapping[str, str], body: bytes) -> int:
+        """Take what a forge told by itself; how many works changed. Raises `HookRefused`."""
         ...
 
 

@@ -22,7 +22,7 @@ from custosd.api.metrics import Metrics
 from custosd.api.serving import ApiLimits, serve_api
 from custosd.core.acts import ActAnswer, ActOutcome, ActRequest
 from custosd.core.tokens import Token, hash_of, presented
-from custosd.ports import CoordinationStore
+from custosd.ports import CoordinationStore, SyncDoor
 from custosd.services.beats import BeatRegister
 
 
@@ -86,6 +86,7 @@ class Side:
     metrics_open: bool = False
     coordination: CoordinationStore | None = None
     agents: AgentParts | None = None
+    sync: SyncDoor | None = None
     stop: trio.Event = field(default_factory=trio.Event)
     url: str = ""
 
@@ -100,6 +101,7 @@ class Side:
             self.metrics_open,
             self.coordination,
             agents=self.agents,
+            sync=self.sync,
         )
 
     @property

@@ -196,7 +196,7 @@ def test_whatever_changes_something_can_be_tried(
 
 
 def test_all_acts_have_a_command() -> None:
-    elsewhere = {Act.ENROL, Act.DISMISS, Act.TASK}  # `custosd drill`, `custosd task`
+    elsewhere = {Act.ENROL, Act.DISMISS, Act.TASK, Act.SYNC}  # `custosd drill`, `task`, `sync`
     assert {command.name for command in (*act_commands, budget)} == {*Act} - elsewhere
 
 

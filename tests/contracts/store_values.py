@@ -34,11 +34,13 @@ from custosd.core.facts import (
     FactsDropped,
     FindingOpened,
     FindingResolved,
+    ForgesSwept,
     HoldLifted,
     HoldPlaced,
     InterventionChanged,
     LifeChanged,
     Notified,
+    RepositoryFollowed,
     RestartChanged,
     RestartStepped,
     RestartWithheld,
@@ -50,8 +52,11 @@ from custosd.core.facts import (
     TrajectoryAdvanced,
     TrajectoryRewound,
     VerdictReached,
+    WorkLanded,
+    WorkLinked,
 )
 from custosd.core.findings import FindingKind, Resolution
+from custosd.core.forge import LinkHow, SyncOutcome, Told, Trouble, WorkKind
 from custosd.core.holds import FLEET, Hold, HoldKind
 from custosd.core.money import Rung
 from custosd.core.restarts import Cause, RestartState, RestartStep, StepState
@@ -230,6 +235,7 @@ def one_fact_of_each_kind(text: str = "") -> list[Fact]:
         ),
         FindingOpened("f1", FindingKind.CONFLICT, (ADA.agent, BOB.agent)),
         FindingResolved("f1", FindingKind.DUPLICATE, (ADA.agent, BOB.agent), Resolution.NOT_SEEN),
+        *_facts_of_sync(text),
     ]
 
 
@@ -244,6 +250,18 @@ def hold(
     kind: HoldKind = HoldKind.QUARANTINE, subject: str = ADA.agent, text: str = "", **rest: Any
 ) -> Hold:
     return Hold(kind, subject, f"uid:1000 {text}", f"fails again {text}", NOON, **rest)
+
+
+def _facts_of_sync(text: str) -> list[Fact]:
+    """Facts of forges and of work that landed."""
+    ada = ADA.agent
+    return [
+        RepositoryFollowed(f"github:{text}", SyncOutcome.FAILED, 1, 0, 0.5, Trouble.GONE),
+        RepositoryFollowed("github:ada/engine", SyncOutcome.SYNCED, 4, 7, 1.5),
+        ForgesSwept(5, 2, 1, 1, 1, 12, 7, 100, 9, 2.5),
+        WorkLinked(TaskId(f"T-1{text}"), "github:a/b", WorkKind.COMMIT, "c1", LinkHow.TRAILER),
+        WorkLanded(TaskId("T-1"), "github:a/b", WorkKind.PULL_REQUEST, "7", Told.QUEUED, ada),
+    ]
 
 
 def _facts_of_acting(text: str) -> list[Fact]:

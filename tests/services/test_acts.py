@@ -214,9 +214,9 @@ RESOLVED = {"annabel": ANNABEL, "m-12": "m-1234", "builder": "life:builder/bob",
 BEFORE = {Act.RELEASE: Act.QUARANTINE, Act.RESUME: Act.PAUSE, Act.THAW: Act.ESTOP}
 """What must have been done before there is something to undo."""
 
-# Who comes for a while is in test_enrolments.py, tasks are in test_tasks.py, and who is judged
-# now in test_cycling.py.
-ELSEWHERE = {Act.ENROL, Act.DISMISS, Act.TASK, Act.EMERGENCY, Act.CYCLE}
+# Who comes for a while is in test_enrolments.py, tasks and sync have files of their own, and who
+# is judged now is in test_cycling.py.
+ELSEWHERE = {Act.ENROL, Act.DISMISS, Act.TASK, Act.EMERGENCY, Act.CYCLE, Act.SYNC}
 ACTS = [act for act in Act if act not in ELSEWHERE]
 CHANGING = [act for act in ACTS if act not in TELLING]
 

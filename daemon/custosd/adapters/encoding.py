@@ -31,6 +31,7 @@ from custosd.core.facts import (
     ref_of,
 )
 from custosd.core.findings import Finding
+from custosd.core.forge import Closing, ForgeWork
 from custosd.core.holds import FLEET, Hold
 from custosd.core.lives import LifeRecord
 from custosd.core.money import Spend
@@ -222,6 +223,28 @@ def check_findings(findings: Iterable[Finding]) -> None:
             flaw = flaw or "a count is negative"
         if flaw:
             raise StoreRefused(f"finding {it.id!a}: {flaw}")
+
+
+def check_works(works: Iterable[ForgeWork], repository: str) -> None:
+    """Raise `StoreRefused`, naming the work, where one says what cannot be."""
+    for it in works:
+        flaw = _naive(it.updated_utc, it.landed_utc)
+        if not (it.key and it.repository):
+            flaw = flaw or _NAMELESS
+        elif it.repository != repository:
+            flaw = flaw or "it is of another repository"
+        if flaw:
+            raise StoreRefused(f"{it.kind} {it.key!a}: {flaw}")
+
+
+def check_closing(closing: Closing) -> None:
+    """Raise `StoreRefused`, naming the task, where a closing says what cannot be."""
+    it = closing
+    flaw = _naive(it.intended_utc, it.done_utc) or ("" if it.task and it.key else _NAMELESS)
+    if (it.done_utc is None) != (it.told is None):
+        flaw = flaw or "it is over and does not say how, or says how and is not"
+    if flaw:
+        raise StoreRefused(f"the end of task {it.task!a}: {flaw}")
 
 
 def check_lease(name: str, owner: str, ttl_s: float) -> None:

@@ -29,8 +29,9 @@ from custosd.api.beats import BeatAdmission, BeatsEndpoint
 from custosd.api.bodies import Bodies, BodyLimits
 from custosd.api.coordination import CoordinationEndpoint
 from custosd.api.metrics import Metrics, MetricsEndpoint
+from custosd.api.sync import sync_routes
 from custosd.api.tasks import task_routes
-from custosd.ports import ActDoor, CoordinationStore, TaskDoor
+from custosd.ports import ActDoor, CoordinationStore, SyncDoor, TaskDoor
 
 log = structlog.get_logger()
 
@@ -54,6 +55,7 @@ class ApiPorts:
     coordination: CoordinationStore | None = None
     tasks: TaskDoor | None = None
     agents: AgentParts | None = None
+    sync: SyncDoor | None = None
 
 
 def application(ports: ApiPorts, limits: BodyLimits) -> ASGIApp:
@@ -83,6 +85,8 @@ def application(ports: ApiPorts, limits: BodyLimits) -> ASGIApp:
         agents = AgentsEndpoint(ports.agents, ports.tokens)
         # An agent's id may have slashes in it.
         routes.append(Route("/api/v1/agents/{id:path}", agents.get, methods=["GET"]))
+    if ports.sync is not None:
+        routes += sync_routes(ports.sync, ports.tokens, bodies)
     handlers = {HTTPException: _no_route, Refused: _refused, Exception: _fault}
     app = Starlette(routes=routes, exception_handlers=handlers)
     # A path with one slash too many is another path, and says so.

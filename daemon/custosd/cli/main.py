@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, str] = {
     "analyze": "analyze:analyze",
     "beat": "beat:beat",
     "token": "token:token",
+    "sync": "sync:sync",
     "task": "task:task",
     "drill": "drill:drill",
     "steer": "acts:steer",

@@ -50,6 +50,7 @@ from custosd.config.section import (
     section,
     tables,
 )
+from custosd.config.sync import SyncSettings
 from custosd.config.tasks import TaskSettings
 from custosd.config.workspaces import WorkspaceSettings
 from custosd.core.detectors import DetectorLimits
@@ -494,6 +495,7 @@ class Config(Section):
     models: tuple[ModelSettings, ...] = tables("model", "The models that may judge.")
     ensembles: tuple[EnsembleSettings, ...] = tables("ensemble", "Models that judge together.")
     workspace: WorkspaceSettings = section(WorkspaceSettings)
+    sync: SyncSettings = section(SyncSettings)
     watchdog: WatchdogSettings = section(WatchdogSettings)
     telemetry: TelemetrySettings = section(TelemetrySettings)
 
@@ -515,6 +517,7 @@ class Config(Section):
         for slow in (
             "guardian.judge_timeout_s",
             "conductor.judge_timeout_s",
+            "sync.page_timeout_s",
             "store.statement_timeout_s",
         ):
             yield from in_order(

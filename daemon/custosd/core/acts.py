@@ -31,6 +31,7 @@ class Act(StrEnum):
     TASK = "task"
     EMERGENCY = "emergency"
     CYCLE = "cycle"
+    SYNC = "sync"
 
 
 TELLING = frozenset({Act.WHY, Act.FORECAST, Act.TASKS, Act.BUDGET})

@@ -17,6 +17,7 @@ from custosd.core.beats import Refusal
 from custosd.core.coherence import FleetStatus, Trend
 from custosd.core.evidence import Condition, Evidence, Value
 from custosd.core.findings import FindingKind, Resolution
+from custosd.core.forge import LinkHow, SyncOutcome, Told, Trouble, WorkKind
 from custosd.core.holds import Hold, HoldKind
 from custosd.core.money import Rung
 from custosd.core.restarts import Cause, RestartState, RestartStep, StepState
@@ -382,6 +383,61 @@ class AnalysisSkipped:
 
 
 @dataclass(frozen=True, slots=True)
+class RepositoryFollowed:
+    """A followed repository had news, or following it went otherwise than before."""
+
+    repository: str
+    outcome: SyncOutcome
+    pages: int
+    changed: int
+    duration_s: float
+    trouble: Trouble | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ForgesSwept:
+    """All followed repositories were looked at once: how many went how, and what came of it.
+
+    `resting` were left alone after failures; of `pages` `unchanged` cost nothing; of `works`
+    that were read `changed` were news.
+    """
+
+    repositories: int
+    synced: int
+    held: int
+    failed: int
+    resting: int
+    pages: int
+    unchanged: int
+    works: int
+    changed: int
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkLinked:
+    """A commit, pull request or issue was found to belong to a task."""
+
+    task: TaskId
+    repository: str
+    kind: WorkKind
+    key: str
+    how: LinkHow
+
+
+@dataclass(frozen=True, slots=True)
+class WorkLanded:
+    """Work that belongs to a task has landed, and the task is over; what its agent was told."""
+
+    task: TaskId
+    repository: str
+    kind: WorkKind
+    key: str
+    told: Told
+    agent: AgentId | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ActPerformed:
     """Somebody asked for an act; this is who, and what came of it."""
 
@@ -454,6 +510,10 @@ Fact = (
     | BudgetReached
     | BudgetRenewed
     | AnalysisSkipped
+    | RepositoryFollowed
+    | ForgesSwept
+    | WorkLinked
+    | WorkLanded
     | ActPerformed
     | TaskChanged
     | ConfigReloaded

@@ -229,6 +229,34 @@ class Steerer:
         await self._settled(name, wait_s)
         return self._how_far(name, wait_s)
 
+    async def inform(self, agent: AgentId, text: str, by: str, key: str) -> ActAnswer:
+        """Have an agent told what a program knows, as far as the mode allows.
+
+        In mode ACT as `steer` does; else it is a proposal, which a person may approve in mode
+        SUGGEST. Of one author's `key` there is one message, whatever the mode becomes.
+        """
+        if self.limits.mode is SteeringMode.ACT:
+            return await self.steer(agent, text, by, key=key)
+        problem = self._why_not(agent) or _bad_text(text)
+        if problem is not None:
+            return problem
+        name = "m-" + digest_of(f"{by}\0{agent}\0{key}")
+        now_utc = self._now_utc()
+        if self._ledger.get(name) is None:
+            item = Intervention(
+                name,
+                agent,
+                name,
+                SteeringKind.GUIDANCE,
+                clean_message(text),
+                by,
+                now_utc,
+                now_utc + timedelta(seconds=self.limits.ttl_s),
+            )
+            if (problem := await self._enqueue(item)) is not None:
+                return problem
+        return self._how_far(name)
+
     async def approve(self, intervention_id: str, by: str, *, dry_run: bool = False) -> ActAnswer:
         """Let a proposal be sent; refused in mode OBSERVE, under a hold, and when it is closed."""
         item = self._ledger.get(intervention_id)

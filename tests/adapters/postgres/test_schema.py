@@ -14,6 +14,7 @@ from custosd.core.agents import AgentState
 from custosd.core.beats import WaitKind
 from custosd.core.errors import StoreRefused
 from custosd.core.findings import FindingKind, Resolution
+from custosd.core.forge import WorkKind, WorkState
 from custosd.core.holds import HoldKind
 from custosd.core.restarts import Cause, RestartState, RestartStep, StepState
 from custosd.core.signals import Severity, SignalKind
@@ -57,6 +58,8 @@ WORDS: dict[str, type[StrEnum] | set[str]] = {
     "task_state": TaskState,
     "task_priority": TaskPriority,
     "task_failure": FailureKind,
+    "work_kind": WorkKind,
+    "work_state": WorkState,
 }
 
 
@@ -74,7 +77,8 @@ async def test_the_schema_knows_the_programs_words_and_no_others(database: Datab
 
 # What is keyed by agent; everything else is not spread over shards.
 UNSHARDED = {
-    "claims", "daemons", "findings", "fleet_days", "holds", "leases", "metrics", "migrations",
+    "claims", "closings", "daemons", "deliveries", "findings", "fleet_days", "holds", "leases",
+    "metrics", "migrations", "sync_cursors", "sync_repositories", "work_links", "works",
     "readings", "tasks", "task_edges", "tokens",
 }  # fmt: skip
 
