@@ -88,7 +88,7 @@ async def test_the_fleet_is_told_with_its_findings(side: Side, store: MemoryCoor
     _, told = await side.ask("GET", "/api/v1/fleet", headers=bearer("reader"))
     assert told["coherence"]["status"] == "normal"
     assert told["coherence"]["coverage"] == 0.75
-    assert [each["concern"] for each in told["findings"]] == ["finding:f1"]
+    assert [each["concern"] for each in told["findings"]] == ["finding:f1.2"]
     assert json.dumps(told)
 
 
