@@ -119,19 +119,12 @@ def end_of(
     read: Callable[[int, int, int], bytes] = os.pread,
 ) -> OutputFile:
     """The end of one file. Raises `NotRead`; `FileNotFoundError`."""
-    note = ""
-    for _ in range(2):
-        with file_in(folder, name, owner) as (fd, status):
-            size = status.st_size
-            begins = max(0, size - limits.most_bytes)
-            begins += -begins % ALIGNMENT_BYTES
-            data = read(fd, size - begins, begins)
-            beginning = data[:MARK_BYTES] if not begins else read(fd, MARK_BYTES, 0)
-            note = _troubled(fd, folder, name, len(data) < size - begins)
-        if not note:
-            break
-    text, encoding = decoded(beginning, data, cut=begins > 0)
-    changed_utc = datetime.fromtimestamp(status.st_mtime, UTC)
+    found = _read_end(folder, name, limits, owner, read)
+    if found.note:
+        found = _read_end(folder, name, limits, owner, read)
+    size, begins, note = found.size, found.begins, found.note
+    text, encoding = decoded(found.beginning, found.data, cut=begins > 0)
+    changed_utc = datetime.fromtimestamp(found.changed_at, UTC)
     if text is None:
         return OutputFile(name, size, changed_utc, None, encoding, note=BINARY)
     text = (_from_a_line(text) if begins else text).removesuffix("\n")
@@ -139,6 +132,35 @@ def end_of(
     last = without_secrets(_with_its_lead(text, limits.lines)).split("\n")
     shown = "\n".join(last[-limits.lines :])
     return OutputFile(name, size, changed_utc, shown, encoding, whole, note)
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """What was read: `data` from `begins` on, and what the file begins with."""
+
+    size: int
+    begins: int
+    data: bytes
+    beginning: bytes
+    changed_at: float
+    note: str
+
+
+def _read_end(
+    folder: int,
+    name: str,
+    limits: TailLimits,
+    owner: int | None,
+    read: Callable[[int, int, int], bytes],
+) -> _End:
+    with file_in(folder, name, owner) as (fd, status):
+        size = status.st_size
+        begins = max(0, size - limits.most_bytes)
+        begins += -begins % ALIGNMENT_BYTES
+        data = read(fd, size - begins, begins)
+        beginning = data[:MARK_BYTES] if not begins else read(fd, MARK_BYTES, 0)
+        note = _troubled(fd, folder, name, len(data) < size - begins)
+        return _End(size, begins, data, beginning, status.st_mtime, note)
 
 
 def _with_its_lead(text: str, lines: int) -> str:
