@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import trio
@@ -174,14 +175,30 @@ def test_a_folder_of_too_many_levels_is_told(tmp_path: Path) -> None:
     assert set(reasons(seen_in(tmp_path), WorkspacePart.CHANGES).values()) == {"too_deep"}
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_an_unreadable_folder_is_told(tmp_path: Path) -> None:
-    (tmp_path / "closed").mkdir(mode=0)
-    (tmp_path / "x.py").write_text("")
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Not root for the block, who reads everything."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65_534)
     try:
-        seen = seen_in(tmp_path)
+        yield
     finally:
-        (tmp_path / "closed").chmod(0o700)
+        os.seteuid(before)
+
+
+def test_an_unreadable_folder_is_told() -> None:
+    # Not below pytest's own folder, which is its user's alone.
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "closed").mkdir(mode=0)
+        (folder / "x.py").write_text("")
+        try:
+            with nobody():
+                seen = seen_in(folder)
+        finally:
+            (folder / "closed").chmod(0o700)
     assert reasons(seen, WorkspacePart.CHANGES) == {"closed/": "EACCES"}
 
 
