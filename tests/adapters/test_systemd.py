@@ -155,14 +155,15 @@ def test_a_socket_that_is_not_there_is_survived_and_tried_again(tmp_path: Path):
     ("usec", "pid", "expected"),
     [
         ("30000000", None, 30),
-        ("30000000", str(os.getpid()), 30),
+        ("30000000", "ours", 30),
         ("30000000", "1", None),
         ("0", None, None),
         ("soon", None, None),
     ],
 )
 def test_the_watchdog_is_ours_only_if_it_names_us(usec, pid, expected):
-    environ = {"WATCHDOG_USEC": usec} | ({"WATCHDOG_PID": pid} if pid else {})
+    named = str(os.getpid()) if pid == "ours" else pid
+    environ = {"WATCHDOG_USEC": usec} | ({"WATCHDOG_PID": named} if named else {})
     assert ServiceManager(environ).watchdog_s == expected
     assert environ == {}
 

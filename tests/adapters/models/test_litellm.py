@@ -279,7 +279,7 @@ async def test_a_verdict_survives_the_way_through_the_other_protocol(
         (Status(400, "invalid_request_error"), {"model_bad_request"}),
         (Disconnect(), {"model_unavailable", "model_cut_off"}),
     ],
-    ids=repr,
+    ids=lambda value: "-or-".join(sorted(value)) if isinstance(value, set) else repr(value),
 )
 async def test_a_failure_behind_the_proxy_is_told_by_it(
     proxy: Proxy,
