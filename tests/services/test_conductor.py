@@ -19,9 +19,10 @@ from custosd.adapters.judges.pair_scripted import ScriptedPairJudge
 from custosd.adapters.memory_coordination import MemoryCoordination
 from custosd.adapters.models.scripted import ScriptedModel
 from custosd.adapters.places import ToldPlaces
-from custosd.core.agents import AgentId, AgentRef, RunId
+from custosd.core.agents import AgentId, AgentRef, AgentState, RunId
 from custosd.core.coherence import Coherence, FleetStatus
 from custosd.core.errors import JudgeError, StoreConflict, StoreUnavailable
+from custosd.core.evidence import Condition, Value
 from custosd.core.facts import (
     ConcernResolved,
     ConductorSwept,
@@ -29,15 +30,18 @@ from custosd.core.facts import (
     Fact,
     FindingOpened,
     FindingResolved,
+    RestartChanged,
 )
 from custosd.core.findings import Finding, FindingKind, Resolution
 from custosd.core.footprints import Footprint, Span
 from custosd.core.holds import Hold, HoldKind
+from custosd.core.lives import LifeView
 from custosd.core.pairs import PairJudgement, Place
+from custosd.core.restarts import Cause, RestartState
 from custosd.core.trajectory import Trajectory
 from custosd.core.transcript import Asked
 from custosd.core.verdicts import JudgedBy, Judgement, Standing, Verdict
-from custosd.core.view import AgentView, FleetView
+from custosd.core.view import AgentView, FleetView, Hands
 from custosd.flow.pulse import Pulse
 from custosd.ports import PairJudge, PairQuestion
 from custosd.services.conductor import Conductor, ConductorPorts, ConductorSetup, conduct_fleet
@@ -186,6 +190,27 @@ async def test_a_finding_is_over_when_an_agent_is_gone(
     assert over.resolution is Resolution.AGENT_GONE
     assert len(of(told, ConcernResolved)) == 1
     assert await stage.store.findings(stage.now_utc() + timedelta(days=1)) == ()
+
+
+async def test_the_dead_are_not_at_work_whoever_takes_up_what_they_did(
+    autojump_clock: trio.testing.MockClock, stage: Stage
+) -> None:
+    """Unless they are just being started anew."""
+    stage.put("ada", goal=GOALS["ada"])
+    stage.put("bob", goal=GOALS["ada"])
+    dead = LifeView(
+        *(AgentId("ada"), 1, AgentState.UNRESPONSIVE, Condition.DEAD, Value.BAD, "exit"),
+        changed_utc=stage.now_utc(),
+    )
+    hands = Hands(lives=MappingProxyType({dead.agent: dead}))
+    stage.view = replace(stage.view, hands=hands)
+    swept = await stage.conductor.sweep()
+    assert (swept.agents, swept.opened) == (1, 0)
+    anew = RestartChanged("r1", dead.agent, 1, 2, RestartState.RUNNING, Cause.CRASH, "custosd")
+    hands = replace(hands, restarting=MappingProxyType({dead.agent: anew}))
+    stage.view = replace(stage.view, hands=hands)
+    swept = await stage.conductor.sweep()
+    assert (swept.agents, swept.opened) == (2, 1)
 
 
 ALIKE = (

@@ -14,14 +14,16 @@ from custosd.adapters.codec import MsgpackCodec
 from custosd.adapters.judges.rules import RulesJudge
 from custosd.adapters.judges.scripted import ScriptedJudge
 from custosd.adapters.memory import MemoryStore
-from custosd.core.agents import AgentId, AgentRef, RunId
+from custosd.core.agents import AgentId, AgentRef, AgentState, RunId
 from custosd.core.detectors import DetectorLimits
 from custosd.core.errors import JudgeError, StoreUnavailable
+from custosd.core.evidence import Condition, Value
 from custosd.core.facts import (
     AgentForgotten,
     AgentSeen,
     Entry,
     Fact,
+    LifeChanged,
     StandingChanged,
     SweepFinished,
     TrajectoryAdvanced,
@@ -396,6 +398,19 @@ async def test_work_that_ended_or_rests_for_an_hour_is_not_duplicated(
     fleet.grow("two", *opened("two", GOAL), writing("two"))
     await fleet.sweep()
     await fleet.sweep()
+    assert fleet.held("two") is Standing.PROGRESSING
+
+
+async def test_who_takes_up_the_work_of_the_dead_does_not_duplicate_it(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    fleet = Fleet(now_utc, RulesJudge())
+    fleet.grow("one", *opened("one", GOAL), writing("one"))
+    state, end = AgentState.RUNNING, AgentState.UNRESPONSIVE
+    fleet.tell(LifeChanged(AgentId("one"), 0, state, end, Condition.DEAD, Value.BAD, "exit"))
+    fleet.grow("two", *opened("two", GOAL), writing("two"))
+    for _ in range(3):
+        await fleet.sweep()
     assert fleet.held("two") is Standing.PROGRESSING
 
 

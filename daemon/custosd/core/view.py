@@ -13,6 +13,7 @@ from datetime import datetime
 from types import MappingProxyType
 
 from custosd.core.agents import TRANSITIONS, AgentId, AgentRef, AgentState
+from custosd.core.evidence import Condition
 from custosd.core.facts import (
     AgentDismissed,
     AgentForgotten,
@@ -136,6 +137,9 @@ _FOR_HANDS = (
 )
 
 
+_GONE = frozenset({AgentState.TERMINATED, AgentState.FAILED})
+
+
 @dataclass(frozen=True, slots=True)
 class FleetView:
     """All agents, by id, and the last sweep. `version` grows by one a batch."""
@@ -148,6 +152,13 @@ class FleetView:
     hands: Hands = field(default_factory=Hands)
     conducted: ConductorSwept | None = None
     """How the fleet as a whole stood when the conductor looked last."""
+
+    def is_gone(self, agent: AgentId) -> bool:
+        """Whether it is known that nobody works under this name, nor is being started anew."""
+        life, view = self.hands.lives.get(agent), self.agents.get(agent)
+        if life is not None and agent not in self.hands.restarting:
+            return life.condition is Condition.DEAD or life.state in _GONE
+        return view is None or view.state in _GONE
 
     def after(self, entries: Iterable[Entry]) -> "FleetView":
         """The view that follows when these facts, in this order, have happened."""

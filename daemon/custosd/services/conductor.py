@@ -26,7 +26,7 @@ from functools import partial
 import structlog
 import trio
 
-from custosd.core.agents import AgentId, AgentState
+from custosd.core.agents import AgentId
 from custosd.core.coherence import (
     Coherence,
     CoherenceRules,
@@ -83,7 +83,6 @@ _AT_ONCE = 64
 _PLACES_AT_ONCE = 8
 _MOST_ATTEMPTS = 5
 _FEWEST = 2
-_GONE = frozenset({AgentState.TERMINATED, AgentState.FAILED})
 _CONCERN_KINDS = {
     FindingKind.DUPLICATE: "duplicate_work",
     FindingKind.CONFLICT: "conflicting_work",
@@ -179,7 +178,9 @@ class Conductor:
         await self._recall()
         now_utc = self.ports.now_utc()
         at_work = {
-            agent.ref.agent: agent for agent in view.agents.values() if self._works(agent, now_utc)
+            name: agent
+            for name, agent in view.agents.items()
+            if self._works(agent, now_utc) and not view.is_gone(name)
         }
         await self._note(at_work)
         sweep = await self._judged()
@@ -223,8 +224,6 @@ class Conductor:
     def _works(self, agent: AgentView, now_utc: datetime) -> bool:
         digest = agent.digest
         if digest is None or digest.end is not None or digest.activity is Activity.ENDED:
-            return False
-        if agent.state in _GONE:
             return False
         grown_utc = agent.grown_utc or agent.seen_utc
         return (now_utc - grown_utc).total_seconds() <= self.setup.quiet_s

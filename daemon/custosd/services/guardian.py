@@ -362,7 +362,9 @@ class Guardian:
         ]
         noted = 0
         for agent, _, quiet_s, _ in ages:
-            if self._note_work(agent, quiet_s):
+            if view.is_gone(agent.ref.agent):
+                self._works.forget(agent.ref.agent)
+            elif self._note_work(agent, quiet_s):
                 noted += 1
                 if noted % _NOTED_AT_ONCE == 0:
                     await trio.lowlevel.checkpoint()
