@@ -28,15 +28,44 @@ def repository(tmp_path: Path) -> Path:
 
 def test_a_folder_below_a_copy_lies_in_it(repository: Path) -> None:
     shared = str((repository / ".git").resolve())
-    assert look(str(repository)) == Place(shared, str(repository), "", "main")
-    assert look(str(repository / "src")) == Place(shared, str(repository), "src", "main")
+    own = str(repository)
+    assert look(own) == Place(shared, own, "", "main", own)
+    assert look(str(repository / "src")) == Place(shared, own, "src", "main", own)
 
 
 def test_a_working_tree_is_another_copy_of_the_same_repository(repository: Path) -> None:
     tree = repository.parent / "two"
     git(repository, "worktree", "add", "-q", "-b", "other", str(tree))
     found = look(str(tree / "src"))
-    assert found == Place(str((repository / ".git").resolve()), str(tree), "src", "other")
+    shared = str((repository / ".git").resolve())
+    assert found == Place(shared, str(tree), "src", "other", str(repository))
+
+
+def test_a_clone_is_another_repository_of_the_same_project(repository: Path) -> None:
+    clone, other = repository.parent / "clone", repository.parent / "other"
+    git(repository, "clone", "-q", str(repository), str(clone))
+    git(repository, "clone", "-q", "--no-local", f"file://{repository}/.git", str(other))
+    places = [look(str(each)) for each in (repository, clone, other)]
+    assert len({place.repository for place in places}) == 3
+    assert {place.project for place in places} == {str(repository)}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.org/Ada/App.git",
+        "https://ada:secret@example.org/ada/app/",
+        "git@example.org:ada/app.git",
+        "ssh://git@example.org:2222/ada/app",
+        "example.org:ada/app",
+    ],
+)
+def test_a_project_is_the_same_however_it_is_reached_and_holds_no_secret(
+    repository: Path, url: str
+) -> None:
+    git(repository, "remote", "add", "before", "https://example.com/else")
+    git(repository, "remote", "add", "origin", url)
+    assert look(str(repository)).project == "example.org/ada/app"
 
 
 def test_what_is_gone_or_in_no_repository_is_a_place_of_its_own(tmp_path: Path) -> None:
@@ -51,6 +80,17 @@ async def test_what_an_agent_says_of_its_branch_counts_where_git_says_nothing(
         assert (await places.place(str(tmp_path), "told")).branch == "told"
         assert (await places.place(str(repository), "told")).branch == "main"
         assert await places.place("relative", "told") == Place("", "relative", "", "told")
+
+
+def test_a_configuration_that_cannot_be_read_leaves_the_repository_to_itself(
+    repository: Path,
+) -> None:
+    config = repository / ".git" / "config"
+    config.write_bytes(b'[remote "origin"]\n' + b" \n" * 30_000 + b"\xff\xfe url =" + b" " * 9_000)
+    assert look(str(repository)).project == str(repository)
+    config.unlink()
+    os.mkfifo(config)
+    assert look(str(repository)).project == str(repository)
 
 
 def test_a_pipe_in_the_place_of_gits_file_is_not_waited_for(tmp_path: Path) -> None:

@@ -75,6 +75,18 @@ def test_the_same_goal_is_suspect_and_a_child_is_not() -> None:
     assert suspected(work("a", goal=ZEBRA), child, work("c", goal=LOGIN)) == []
 
 
+def test_the_same_goal_in_two_projects_is_no_suspicion() -> None:
+    """In two clones of one project it is, and where a project is not known."""
+    goal = "Skip broken rows in the zebra importer"
+    here = replace(
+        work("a", mark("src/zebra.py"), goal=goal), place=Place("/r", "/w/a", "", "", "r")
+    )
+    there = work("b", mark("src/zebra.py"), goal=goal)
+    for project, count in (("s", 0), ("r", 1), ("", 1)):
+        place = Place("/s", "/v/b", "", "", project)
+        assert len(suspected(here, replace(there, place=place))) == count
+
+
 def test_new_files_of_the_same_names_elsewhere_are_the_same_work() -> None:
     one = work("a", mark("ui/Filter.tsx", anew=True), mark("ui/List.tsx", anew=True))
     other = work("b", mark("src/ui/Filter.tsx", anew=True), mark("src/ui/List.tsx", anew=True))

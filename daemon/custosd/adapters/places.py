@@ -6,6 +6,7 @@ for `KEPT_S`. Folders belong to agents: only regular files are read, and none is
 """
 
 import os
+import re
 import stat
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -24,8 +25,11 @@ KEPT_S = 300.0
 MOST_KEPT = 50_000
 LOOK_S = 5.0
 _THREADS = 8
-_LARGEST_FILE = 4_096
+_LARGEST_FILE = 65_536
 _BRANCHES = "refs/heads/"
+# One way to match each text: what stands in a configuration may be built to take for ever.
+_ORIGIN = re.compile(r'^[ \t]*\[remote "origin"\][^\[]*?^[ \t]*url[ \t]*=(.*)$', re.MULTILINE)
+_FAR = re.compile(r"(?:\w[\w+.-]*://)?(?:[^@/]*@)?([^/:@]+)(?::\d+/|[:/])/*(.+)")
 
 
 class LocalPlaces(Places):
@@ -76,7 +80,8 @@ def look(folder: str) -> Place:
         found = None
     if found is None:
         return Place("", folder)
-    return Place(str(found.shared), str(found.copy), found.inside, found.branch)
+    project = _project(found.shared)
+    return Place(str(found.shared), str(found.copy), found.inside, found.branch, project)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +142,32 @@ def _shared_by(own: Path) -> Path:
     return (own / first_line(common)).resolve() if common.is_file() else own
 
 
+def _project(shared: Path) -> str:
+    """What the repository is a clone of; itself where it is none.
+
+    However it is reached (by which protocol, as whom): no secret of an address is in it.
+    """
+    try:
+        found = _ORIGIN.search(_text(shared / "config"))
+    except OSError:
+        found = None
+    origin = found[1].strip(' \t\r"').removeprefix("file://") if found else str(shared)
+    if found and "://" not in origin and ":" not in origin:
+        origin = os.path.normpath(shared.parent / origin)
+    elif far := _FAR.fullmatch(origin):
+        origin = f"{far[1]}/{far[2]}".lower()
+    return origin.rstrip("/").removesuffix(".git").rstrip("/")
+
+
 def first_line(path: Path) -> str:
     """The first line of a small regular file. Raises `OSError` for anything else."""
+    return _text(path).partition("\n")[0].strip()
+
+
+def _text(path: Path) -> str:
     # Opening what an agent put in a file's place (a pipe, say) could wait for ever.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(f"{path} is no regular file")
-        return file.read(_LARGEST_FILE).decode("utf-8", "replace").partition("\n")[0].strip()
+        return file.read(_LARGEST_FILE).decode("utf-8", "replace")

@@ -6,6 +6,7 @@ Laws:
    file with it and with the few whose goals are nearest; never with all.
 2. A file in which very many write leads to the latest of them only (`LATEST_IN_FILE`).
 3. A parent and its child are no pair.
+4. The same work in two projects is two works: what is asked of many projects is asked of each.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,13 +36,15 @@ LIKELY = 0.6
 class Place:
     """Where an agent works: a working copy of a repository, by their paths; "" unknown.
 
-    `folder` is where in the copy the agent's relative paths begin ("" at its root).
+    `folder` is where in the copy the agent's relative paths begin ("" at its root). `project`
+    is the same for all clones of one repository.
     """
 
     repository: str = ""
     copy: str = ""
     folder: str = ""
     branch: str = ""
+    project: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +187,7 @@ class PairIndex:
         made = self._made_too(work)
         near = dict(self.goals.nearest(work.agent, NEAREST))
         for peer in {**near, **made}:
-            if _related(work, self._works[peer]):
+            if _related(work, self._works[peer]) or _elsewhere(work, self._works[peer]):
                 continue
             alike = near.get(peer, 0.0) or self.goals.likeness(work.agent, peer)
             twice = made.get(peer, ())
@@ -338,6 +341,12 @@ def _conflict(
 
 def _related(work: Work, beside: Work) -> bool:
     return work.parent == beside.agent or beside.parent == work.agent
+
+
+def _elsewhere(work: Work, beside: Work) -> bool:
+    """Whether they are known to work on two projects."""
+    one, other = work.place.project, beside.place.project
+    return bool(one and other) and one != other
 
 
 def _near(work: Work, beside: Work) -> bool:
