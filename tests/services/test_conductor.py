@@ -39,7 +39,7 @@ from custosd.core.lives import LifeView
 from custosd.core.pairs import PairJudgement, Place
 from custosd.core.restarts import Cause, RestartState
 from custosd.core.trajectory import Trajectory
-from custosd.core.transcript import Asked
+from custosd.core.transcript import Asked, Said
 from custosd.core.verdicts import JudgedBy, Judgement, Standing, Verdict
 from custosd.core.view import AgentView, FleetView, Hands
 from custosd.flow.pulse import Pulse
@@ -86,15 +86,18 @@ class Stage:
         copy: str = "",
         standing: Standing = Standing.PROGRESSING,
         alignment: float | None = None,
+        last_words: str = "",
     ) -> None:
         """An agent at work; its working copy is its own."""
         fold = Trajectory()
         fold.advance(Asked("", goal or GOALS.get(name, name)))
+        if last_words:
+            fold.advance(Said("", last_words, final=True))
         digest = replace(
             fold.digest(),
             cwd=f"/w/{copy or name[0]}",
             footprints=marks,
-            fingerprint=f"{goal}{marks}",
+            fingerprint=f"{goal}{marks}{last_words}",
         )
         ref, now = AgentRef(AgentId(name), RunId("1")), self.now_utc()
         judgement = Judgement(
@@ -211,6 +214,19 @@ async def test_the_dead_are_not_at_work_whoever_takes_up_what_they_did(
     stage.view = replace(stage.view, hands=hands)
     swept = await stage.conductor.sweep()
     assert (swept.agents, swept.opened) == (2, 1)
+
+
+async def test_what_one_gave_up_another_may_take_up(
+    autojump_clock: trio.testing.MockClock, stage: Stage
+) -> None:
+    """But where it had written, another one can still be in its way."""
+    stage.put("ada", marked("src/a.py"), goal=GOALS["ada"], last_words="I could not do it.")
+    stage.put("bob", marked("src/a.py"), goal=GOALS["ada"])
+    swept = await stage.conductor.sweep()
+    assert (swept.duplicates, swept.conflicts) == (0, 1)
+    stage.put("ada", marked("src/a.py"), goal=GOALS["ada"], last_words="I have done it.")
+    swept = await stage.conductor.sweep()
+    assert (swept.duplicates, swept.conflicts) == (1, 1)
 
 
 ALIKE = (

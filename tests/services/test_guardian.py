@@ -33,6 +33,7 @@ from custosd.core.folds import Folds
 from custosd.core.guardian import LONGEST_RETRY_S, GuardianLimits
 from custosd.core.trajectory import Trajectory
 from custosd.core.transcript import (
+    Asked,
     EditRange,
     Ended,
     RunEnd,
@@ -399,6 +400,22 @@ async def test_work_that_ended_or_rests_for_an_hour_is_not_duplicated(
     await fleet.sweep()
     await fleet.sweep()
     assert fleet.held("two") is Standing.PROGRESSING
+
+
+async def test_who_takes_up_what_another_gave_up_does_not_duplicate_it(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    fleet = Fleet(now_utc, RulesJudge())
+    words = "I could not get the tests to pass; it is not done."
+    fleet.grow("one", *opened("one", GOAL), writing("one"), Said("", words, final=True))
+    fleet.grow("two", *opened("two", GOAL), writing("two"))
+    for _ in range(3):
+        await fleet.sweep()
+    assert fleet.held("two") is Standing.PROGRESSING
+    fleet.grow("one", Asked("", "Try it once more."), writing("one", 2))
+    for _ in range(3):
+        await fleet.sweep()
+    assert fleet.held("two") is Standing.DUPLICATING
 
 
 async def test_who_takes_up_the_work_of_the_dead_does_not_duplicate_it(

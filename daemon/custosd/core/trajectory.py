@@ -161,6 +161,12 @@ class TrajectoryDigest:
     footprints: tuple[Footprint, ...] = ()
     """Where it changed files, by path as in `written`; the latest first."""
 
+    @property
+    def gave_up(self) -> bool:
+        """Whether the agent rests, and says that what it was asked for is not done."""
+        resting = self.activity is Activity.TURN_ENDED and not self.claims_done
+        return resting and disclaims(self.claim)
+
 
 @dataclass(slots=True)
 class Trajectory:

@@ -244,7 +244,9 @@ class Conductor:
                 Work(
                     agent.ref.agent,
                     _version(agent),
-                    digest.goal,
+                    # Who takes up what another gave up does not do it twice; what that one
+                    # wrote can be in the way all the same.
+                    "" if digest.gave_up else digest.goal,
                     agent.parent,
                     found[folder, digest.branch],
                     digest.footprints,

@@ -379,7 +379,13 @@ class Guardian:
         """Bring one agent's place among the works up to date; True if that took work."""
         digest, name = agent.digest, agent.ref.agent
         ended = digest is None or digest.end is not None or digest.activity is Activity.ENDED
-        if digest is None or ended or not digest.written or quiet_s > WORK_QUIET_S:
+        if (
+            digest is None
+            or ended
+            or digest.gave_up
+            or not digest.written
+            or quiet_s > WORK_QUIET_S
+        ):
             self._works.forget(name)
             return False
         if self._works.version(name) == digest.fingerprint:
