@@ -75,6 +75,21 @@ def test_the_same_goal_is_suspect_and_a_child_is_not() -> None:
     assert suspected(work("a", goal=ZEBRA), child, work("c", goal=LOGIN)) == []
 
 
+def test_one_sentence_about_two_things_is_no_suspicion_before_they_share_a_file() -> None:
+    goal = "Write a parser with tests for the {} files that our customers send us every night"
+    one, other = work("a", goal=goal.format("zebra")), work("b", goal=goal.format("panda"))
+    again = "Our customers send us zebra files every night: write a parser for the files with tests"
+    crowd = [work(name, goal=" ".join(name * n for n in range(2, 9))) for name in "cdefghijk"]
+    assert suspected(one, other, *crowd) == []
+    assert suspected(one, work("b", goal=again), *crowd) == [(FindingKind.DUPLICATE, "a", "b")]
+    marked = [
+        replace(each, footprints=(mark("src/parser.py", n * 90),))
+        for n, each in enumerate((one, other), 1)
+    ]
+    marked = [replace(each, place=Place("/r", "/w")) for each in marked]
+    assert suspected(*marked, *crowd) == [(FindingKind.DUPLICATE, "a", "b")]
+
+
 def test_the_same_goal_in_two_projects_is_no_suspicion() -> None:
     """In two clones of one project it is, and where a project is not known."""
     goal = "Skip broken rows in the zebra importer"

@@ -24,6 +24,7 @@ _CANDIDATES = 24
 _GOAL_CHARS = 4_000
 _FIRST_LINE_COUNTS = 2
 _SHORTEST_STEM = 3
+_FEW = 6
 _WORD = re.compile(r"[^\W_]+")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _ENDINGS = ("ations", "ation", "ings", "ing", "ies", "ed", "es", "s", "er")
@@ -155,6 +156,19 @@ def terms_of(goal: str) -> dict[str, float]:
 def words_of(text: str) -> list[str]:
     """The words of a text without their endings, in lower case; names are taken apart."""
     return [_stem(word) for word in _WORD.findall(_CAMEL.sub(" ", text).lower())]
+
+
+def another_thing(one: str, other: str) -> bool:
+    """Whether two goals are one sentence about two things: a few of its words are others.
+
+    Templates are like that, "test module A" and "test module B"; who puts a goal in words of
+    their own does not keep to the order of all the others.
+    """
+    words, beside = words_of(one[:_GOAL_CHARS]), words_of(other[:_GOAL_CHARS])
+    if len(words) != len(beside):
+        return False
+    others = sum(a != b for a, b in zip(words, beside, strict=True))
+    return 0 < others <= max(1, len(words) // _FEW)
 
 
 def _stem(word: str) -> str:

@@ -16,7 +16,7 @@ from typing import TypeVar
 from custosd.core.agents import AgentId
 from custosd.core.findings import FindingKind, Key, key_of
 from custosd.core.footprints import Clash, Footprint, clash
-from custosd.core.goals import GoalIndex
+from custosd.core.goals import GoalIndex, another_thing
 from custosd.core.transcript import digest_of
 
 NEAREST = 5
@@ -187,13 +187,17 @@ class PairIndex:
         made = self._made_too(work)
         near = dict(self.goals.nearest(work.agent, NEAREST))
         for peer in {**near, **made}:
-            if _related(work, self._works[peer]) or _elsewhere(work, self._works[peer]):
+            beside = self._works[peer]
+            if _related(work, beside) or _elsewhere(work, beside):
                 continue
             alike = near.get(peer, 0.0) or self.goals.likeness(work.agent, peer)
             twice = made.get(peer, ())
             if not twice and alike < SUSPECT_WITH_FILE:
                 continue
             shared = twice or self._shared(work, peer)
+            # Below that likeness nobody holds it for the same work by its words alone.
+            if not shared and alike >= SAME_WORK and another_thing(work.goal, beside.goal):
+                continue
             if shared or alike >= SUSPECT:
                 kind, one, other = key_of(FindingKind.DUPLICATE, work.agent, peer)
                 paths = shared[:_PATHS_SHOWN]
