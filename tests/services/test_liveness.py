@@ -416,6 +416,34 @@ async def test_what_waits_to_be_heard_is_heard_before_deadlines_are_kept(
     nursery.cancel_scope.cancel()
 
 
+async def test_what_came_about_last_is_told_last_however_slow_the_board_is(
+    autojump_clock: Clock, now_utc: NowUtc, nursery: trio.Nursery
+) -> None:
+    """Else one who is dead would be held for alive by everybody, until something happens again."""
+    agents = [Watched(ADA, "h", ALL), Watched(BOB), Watched(CYD)]
+    stage = Stage(autojump_clock, now_utc, agents, room_for_facts=0)
+    stage.listens.set()
+    await nursery.start(stage.run)
+    for _ in range(4):
+        stage.say(ADA, pid=7)
+        for agent in (BOB, CYD):
+            stage.say(agent)
+        await trio.sleep(5)
+    stage.listens = trio.Event()
+    for agent in (BOB, CYD):
+        stage.say(agent, status=BeatStatus.IDLE)
+    stage.say(ADA, pid=7, status=BeatStatus.IDLE)
+    await trio.sleep(1)
+    stage.watch.end(ADA)
+    await trio.sleep(1)
+    stage.listens.set()
+    await trio.sleep(0.1)
+    told = [fact for fact in stage.of(LifeChanged) if fact.agent == ADA]
+    assert [fact.condition for fact in told[-2:]] == [Condition.ALIVE, Condition.DEAD]
+    assert stage.condition() is Condition.DEAD
+    nursery.cancel_scope.cancel()
+
+
 async def test_a_sleep_of_the_machine_is_an_amnesty(
     stage: Stage, autojump_clock: Clock, nursery: trio.Nursery
 ) -> None:

@@ -148,6 +148,7 @@ class LivenessWatch:
         self._grown: dict[AgentId, datetime] = {}
         self._planned_at = -math.inf
         self._sooner = trio.Event()
+        self._telling = trio.Lock()
         self._store_away_at: float | None = None
         self._pace = self._new_pace()
         self._flushes = Rounds[None]("heartbeats", ports.now_utc)
@@ -357,10 +358,13 @@ class LivenessWatch:
     async def _tell(self, facts: Sequence[Fact]) -> None:
         if self.lives.next_at() < self._planned_at:
             self._sooner.set()
-        for fact in facts:
-            if isinstance(fact, LifeChanged):
-                _log_change(fact)
-            await self._ports.facts.send(fact)
+        # In the order in which it came about: several parts tell, and the last word about an
+        # agent is what the board believes. The lock is taken in the order of asking.
+        async with self._telling:
+            for fact in facts:
+                if isinstance(fact, LifeChanged):
+                    _log_change(fact)
+                await self._ports.facts.send(fact)
 
     # --- what is stored and told from time to time ------------------------------------------
 
