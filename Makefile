@@ -9,7 +9,7 @@ RECORDED := tests/recorded/node_modules/.package-lock.json
 
 SEEDS  ?= 1-20
 
-.PHONY: run test test-kills test-litellm litellm recorded simulate check bench bench-detectors bench-flow bench-overlap bench-tasks lock clean help
+.PHONY: run test test-kills test-litellm litellm recorded simulate check bench bench-detectors bench-flow bench-overlap bench-tasks lock clean help AGENTS ?= 50 MINUTES 4 SEED 1 fleet
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -49,6 +49,9 @@ test-kills: $(READY) ## kill -9 at 50 random moments of ingestion
 
 simulate: $(READY) ## the real services over simulated fleets: 10^5 agent-hours (SEEDS=1-20)
 	$(BIN)/python -m tests.simulation.run --agents 500 --hours 10 --seeds $(SEEDS)
+
+fleet: $(READY) ## real processes with planted troubles: all found, none invented (AGENTS MINUTES SEED KILL=--kill)
+	$(BIN)/python -m tests.fleet.run --agents $(AGENTS) --minutes $(MINUTES) --seed $(SEED) $(KILL)
 
 check: $(READY) ## style, types, layers
 	$(BIN)/ruff check
