@@ -333,12 +333,14 @@ def attempt(agent: Agent, claim: TaskClaim) -> None:
     agent.begin_anew()
     agent.writer.asked(claim.goal)
     word = claim.title.split()[-1]
-    agent.write(f"chores/{word}.py", f"def {word}(x):\n    return x * {len(word)}\n")
-    head = f"import unittest\n\nfrom chores import {word}\n\n\nclass T(unittest.TestCase):\n"
-    body = f"    def test(self):\n        assert {word}.{word}(1) == {len(word)}\n"
-    agent.write(f"test_{word}.py", head + body)
-    while agent.run(f"{TEST} test_{word}"):
-        agent.read(f"test_{word}.py")
+    # A name of its own: a file that a first attempt left on another branch would be in its way.
+    file = f"{word}_{agent.name}"
+    agent.write(f"chores/{file}.py", f"def {word}(x):\n    return x * {len(word)}\n")
+    head = f"import unittest\n\nfrom chores import {file}\n\n\nclass T(unittest.TestCase):\n"
+    body = f"    def test(self):\n        assert {file}.{word}(1) == {len(word)}\n"
+    agent.write(f"test_{file}.py", head + body)
+    while agent.run(f"{TEST} test_{file}"):
+        agent.read(f"test_{file}.py")
 
 
 def settled(agent: Agent, claim: TaskClaim, say: Callable[[], bool], how: str) -> None:
