@@ -107,7 +107,10 @@ class Agent(Hand):
         self._begin(action)
         lines, at = place()
         lines[at:at] = text.splitlines()
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        # In one go: the other one may be reading it.
+        part = path.with_name(f".{self.name}.part")
+        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        part.replace(path)
         self.writer.answered(action, f"Wrote {len(action.added)} lines to {name}", None)
 
     def change(self, times: int) -> None:
