@@ -195,6 +195,8 @@ class Fleet:
         code = await daemon.end(signal.SIGTERM)
         assert code == 0, f"the daemon ended with {code}: {daemon.err.plain}"
         assert not daemon.err.plain, daemon.err.plain
+        for out in (self.ground.home / "members").glob("*.out"):
+            assert not out.stat().st_size, f"{out.name}: a fault of the script's\n{out.read_text()}"
         return told
 
     async def end_agents(self) -> None:
