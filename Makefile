@@ -9,7 +9,11 @@ RECORDED := tests/recorded/node_modules/.package-lock.json
 
 SEEDS  ?= 1-20
 
-.PHONY: run test test-kills test-litellm litellm recorded simulate check bench bench-detectors bench-flow bench-overlap bench-tasks lock clean help AGENTS ?= 50 MINUTES 4 SEED 1 fleet
+AGENTS ?= 50
+MINUTES ?= 4
+SEED ?= 1
+
+.PHONY: run test test-kills test-litellm litellm recorded simulate fleet check bench bench-detectors bench-flow bench-overlap bench-tasks lock clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
