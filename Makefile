@@ -14,6 +14,7 @@ MINUTES ?= 4
 SEED ?= 1
 
 .PHONY: run test test-kills test-litellm litellm recorded simulate fleet check bench bench-detectors bench-flow bench-overlap bench-tasks lock clean help
+.PHONY: run test test-kills test-litellm litellm simulate check bench bench-detectors bench-flow bench-operations bench-overlap bench-tasks lock clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -75,6 +76,9 @@ bench-overlap: $(READY) ## duplicates and conflicts found, on labelled pairs, an
 
 bench-detectors: $(READY) ## detectors against labelled transcripts, beside the vendors' rules
 	$(BIN)/python tests/bench/bench_detectors.py
+
+bench-operations: $(READY) ## ten operations: in sequence, by gather, by the daemon, and their bounds
+	$(BIN)/python tests/bench/bench_operations.py
 
 bench-tasks: $(READY) ## tasks: ready set, claims and endings against their number and their bounds
 	$(BIN)/python tests/bench/bench_tasks.py
