@@ -44,7 +44,7 @@ sys.path[:0] = [str(PROJECT), str(PROJECT / "daemon")]
 
 from bench_cycle import edit, test_run  # noqa: E402 - after the path
 from measures import load  # noqa: E402
-from operations_ours import Call, Ours  # noqa: E402
+from operations_ours import OVERLAPPING, Call, Ours  # noqa: E402
 from operations_seed import (  # noqa: E402
     Analyses,
     Assigned,
@@ -200,15 +200,15 @@ GROWN = FORMS[1:]
 
 def goal(agent: int) -> str:
     """In words that no other agent's goal has, but for the first two: about these one may ask."""
-    drawn = random.Random(max(agent, 1))
+    drawn = random.Random(max(agent, OVERLAPPING - 1))
     words = ["".join(drawn.choices("abcdefghijklmnopqrstuvwxyz", k=8)) for _ in range(60)]
     return f"Make feature {agent} work. {' '.join(words)}"
 
 
 def write_transcripts(folder: Path, agents: int) -> None:
-    """As many agents at work; the first two at the same."""
-    for agent in range(agents):
-        place = 0 if agent == 1 else agent
+    """So many agents at work, and first two at the same."""
+    for agent in range(agents + OVERLAPPING):
+        place = 0 if agent < OVERLAPPING else agent
         header = {
             "custosd": 1,
             "session": f"s{agent}",
@@ -560,7 +560,7 @@ async def open_bench(folder: Path, scale: float, agents: int) -> AsyncGenerator[
         transcripts = folder / "transcripts"
         transcripts.mkdir()
         write_transcripts(transcripts, agents)
-        await bench.ours.take_in(transcripts, agents, near)
+        await bench.ours.take_in(transcripts, agents + OVERLAPPING, near)
         bench.agents = [
             SeedAgent(agent.ref.agent, shard_of(agent.ref.agent), agent.digest.goal)
             for agent in bench.ours.fleet(agents).agents.values()

@@ -85,6 +85,7 @@ from custosd.services.sync import Sync, SyncPorts, SyncSetup
 Call = Callable[[], Awaitable[Any]]
 
 DEADLINE_S = 600.0
+OVERLAPPING = 2
 WIDE = 100
 """As many at once as there may be, where the operation has no limit."""
 
@@ -159,10 +160,11 @@ class Ours:
             await store_rest(intake, store)
         self.view = FleetView({a.ref.agent: a for a in (await store.restore()).agents})
 
-    def fleet(self, agents: int) -> FleetView:
-        """The first so many of the agents; those whose work overlaps are among them."""
-        first = sorted(self.view.agents.values(), key=lambda a: _number(a.digest))[:agents]
-        return FleetView(MappingProxyType({agent.ref.agent: agent for agent in first}))
+    def fleet(self, agents: int, overlapping: int = 0) -> FleetView:
+        """So many agents, none of whom does another's work, and as many of the two who do."""
+        known = sorted(self.view.agents.values(), key=lambda agent: _number(agent.digest))
+        chosen = known[OVERLAPPING - overlapping : OVERLAPPING + agents]
+        return FleetView(MappingProxyType({agent.ref.agent: agent for agent in chosen}))
 
     # --- judging -----------------------------------------------------------------------------
 
@@ -190,7 +192,9 @@ class Ours:
             yield Swept(made, self.fleet(agents), receiver)
 
     @asynccontextmanager
-    async def conductor(self, view: FleetView) -> AsyncGenerator[Conductor]:
+    async def conductor(self, agents: int) -> AsyncGenerator[Conductor]:
+        """One on a fleet in which there is something to ask: two of it do the same."""
+        view = self.fleet(agents, OVERLAPPING)
         async with open_http(HttpLimits(connections=5)) as http, open_places() as places:
             sender, _ = trio.open_memory_channel[Fact](math.inf)
             store, judge = PostgresCoordination(self.database), FarPairJudge(http, self.url)
@@ -210,7 +214,7 @@ class Ours:
         examinations = Examinations()
         async with (
             self.guardian(agents, WIDE) as swept,
-            self.conductor(swept.view) as conductor,
+            self.conductor(agents) as conductor,
             trio.open_nursery() as nursery,
         ):
             nursery.start_soon(
@@ -226,7 +230,7 @@ class Ours:
                 report = await emergency.analyse(list(swept.view.agents), DEADLINE_S)
                 assert report.fleet is not None
                 assert not report.missing, report.missing
-                return swept.told(), min(report.fleet.asked, 1)
+                return swept.told(), report.fleet.asked
 
             yield call
             nursery.cancel_scope.cancel()
@@ -234,14 +238,14 @@ class Ours:
     @asynccontextmanager
     async def cycle(self, agents: int, most: int) -> AsyncGenerator[Call]:
         """One cycle: both sweeps at once."""
-        async with self.guardian(agents, most) as swept, self.conductor(swept.view) as conductor:
+        async with self.guardian(agents, most) as swept, self.conductor(agents) as conductor:
             ports = CyclePorts(partial(swept.guardian.sweep, swept.view), conductor.sweep)
 
             async def call() -> tuple[dict[str, str], int]:
                 report = await run_cycle(ports, DEADLINE_S)
                 fleet = report.conductor
                 assert isinstance(fleet, ConductorSwept), report.missing
-                return swept.told(), min(fleet.asked, 1)
+                return swept.told(), fleet.asked
 
             yield call
 
