@@ -10,9 +10,10 @@ all forms of one are to come to the same result, or the bench fails.
 
 The bound is what physics leaves: the fewest waits that depend on each other, at so many at once
 as the operation allows, each as long as it was seen to be right before. `own` is what ours takes
-where nothing is far away: it does not shrink with `scale`, as the waits do. `faster` is how much
-faster than the sequential form, efficiency is the bound by the time measured, trips are round
-trips to the database and calls of the server. Times depend on the machine; compare ratios.
+where server and database are near: it does not shrink with `scale`, as waits do. `faster` is by
+how much it is faster than the sequential form, efficiency is the bound by the time measured,
+trips are round trips to the database and calls of the server. Times depend on the machine;
+compare ratios.
 """
 
 import argparse
@@ -76,6 +77,8 @@ from custosd.core.tasks import (  # noqa: E402
 )
 
 ROUNDS = 3
+MOST = 9
+ENOUGH_S = 1.0
 WARM_UPS = 2
 GROWTH = (1, 2, 4)
 HELD = 3
@@ -468,15 +471,16 @@ async def one_form(
 
 
 async def at_size(
-    bench: Bench, operation: Operation, n: int, times: int, forms: Sequence[str]
+    bench: Bench, operation: Operation, n: int, least: int, forms: Sequence[str]
 ) -> tuple[Sized, float]:
-    """The forms in turn, so many times; and the bound, in seconds."""
+    """The forms in turn, `least` times, or more where they are short; and the bound, in seconds."""
     delays_s = {name: delay * bench.scale for name, delay in operation.far_s.items()}
     await operation.load(bench, n)
     far_s = {**await seen_s(bench, delays_s), "ends_s": ends_s(bench)}
     measured = {form: Measured() for form in forms}
     expected: Any = None
-    for number in range(-WARM_UPS, times):
+    spent_s, number = 0.0, -WARM_UPS
+    while number < least or (spent_s < ENOUGH_S and number < MOST):
         for form, told in measured.items():
             # First without a distance: connections are opened, and statements prepared.
             delays = delays_s if number >= 0 else {}
@@ -488,9 +492,11 @@ async def at_size(
             if number < 0:
                 told.own_s = took_s
                 continue
+            spent_s += took_s
             told.times_s.append(took_s)
             told.database = asked.pop("database", 0)
             told.server = sum(asked.values())
+        number += 1
     return measured, operation.bound_s(n, far_s)
 
 
