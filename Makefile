@@ -13,8 +13,7 @@ AGENTS ?= 50
 MINUTES ?= 4
 SEED ?= 1
 
-.PHONY: run test test-kills test-litellm litellm recorded simulate fleet check bench bench-detectors bench-flow bench-overlap bench-tasks lock clean help
-.PHONY: run test test-kills test-litellm litellm simulate check bench bench-detectors bench-flow bench-operations bench-overlap bench-tasks lock clean help
+.PHONY: run test test-kills test-litellm litellm recorded simulate fleet check bench bench-detectors bench-flow bench-operations bench-overlap bench-tasks lock clean help
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
