@@ -7,6 +7,7 @@ READY  := $(VENV)/.ready
 LITELLM := $(VENV)/litellm/.ready
 RECORDED := tests/recorded/node_modules/.package-lock.json
 
+JOBS   ?= 2
 SEEDS  ?= 1-20
 
 AGENTS ?= 50
@@ -28,8 +29,8 @@ $(READY): requirements.lock pyproject.toml
 run: $(READY) ## start the daemon on its embedded database, with the demonstration fleet
 	@$(BIN)/custosd --config config/demo.toml demo
 
-test: $(READY) ## all tests
-	$(BIN)/python -m pytest
+test: $(READY) ## all tests (JOBS=2: so many files at a time)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 litellm: $(LITELLM) ## LiteLLM's proxy, in an environment of its own: with it, `make test` asks it too
 

@@ -20,6 +20,20 @@ PROJECT = Path(__file__).resolve().parent.parent
 SHARED = PROJECT.parent / "shared"
 
 
+LONGEST_FIRST = ("systemd", "end_to_end", "simulation")
+"""Folders of tests that mostly wait: begun first, others are run beside them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where files are run several at a time, the longest are not left for the end."""
+
+    def rank(item: pytest.Item) -> int:
+        folder = item.path.parent.name
+        return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
+
+    items.sort(key=rank)
+
+
 @pytest.fixture(scope="session")
 def transcripts_dir() -> Path:
     """The folder of real transcripts beside the checkout; skips where there is none."""

@@ -35,13 +35,17 @@ def config(text: str) -> Config:
             '[sync]\nwebhook_secret_file = "/a"\nwebhook_secret_credential = "b"',
             "sync.webhook_secret_file",
         ),
-        ('[sync]\npage_timeout = "3m"', "sync.page_timeout"),
+        ('[sync]\npage_timeout = "3m"\n[[sync.repository]]\nname = "a/b"', "sync.page_timeout"),
     ],
 )
 def test_what_can_not_be_is_refused_by_its_key(text: str, words: str) -> None:
     with pytest.raises(InvalidConfig) as caught:
         config(text)
     assert words in str(caught.value)
+
+
+def test_who_follows_nothing_may_have_a_short_watchdog() -> None:
+    assert config('[sync]\npage_timeout = "3m"').sync.page_timeout_s == 180
 
 
 async def test_forges_are_opened_for_what_is_followed(tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ import stat
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -132,13 +134,19 @@ async def test_names_come_from_the_systems_table(serve: Serve) -> None:
     assert [await name_of(0), await name_of(0), await name_of(4_000_123_456)] == ["root"] * 2 + [""]
 
 
+def open_the_way_to(path: Path) -> None:
+    """For everybody: pytest's folders are their user's alone."""
+    shared = Path(tempfile.gettempdir())
+    for folder in takewhile(lambda folder: folder != shared, path.parents):
+        folder.chmod(folder.stat().st_mode | 0o011)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 async def test_another_user_is_another_author(serve: Serve, path: Path) -> None:
     door = Door()
     await serve(door, ControlAccess(mode=0o666), user_names())
     path.parent.chmod(0o755)
-    for folder in list(path.parents)[1:4]:
-        folder.chmod(folder.stat().st_mode | 0o011)
+    open_the_way_to(path)
     source = (
         "import os,socket,sys; os.setgroups([]); os.setgid(65534); os.setuid(65534);"
         "s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]);"
@@ -394,8 +402,7 @@ async def test_the_mode_of_the_file_keeps_others_out(serve: Serve, path: Path) -
         "except ControlDenied: print('denied')"
     )
     path.parent.chmod(0o755)
-    for folder in list(path.parents)[1:4]:
-        folder.chmod(folder.stat().st_mode | 0o011)
+    open_the_way_to(path)
     command = [sys.executable, "-c", source, str(path)]
     done = await trio.run_process(command, capture_stdout=True)
     assert done.stdout == b"denied\n"

@@ -253,7 +253,7 @@ async def test_a_full_disk_delays_a_restart_and_loses_nothing(hands: Path, home:
         async with supervised(hands, home) as daemon:
             stuffing = disk / "stuffing"
             since, before = len(daemon.out.lines), len(lives(home))
-            with stuffing.open("wb") as file, suppress(OSError):
+            with suppress(OSError), stuffing.open("wb", buffering=0) as file:
                 while True:
                     file.write(bytes(1 << 20))
             os.kill(present(home), signal.SIGKILL)

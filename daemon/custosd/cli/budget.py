@@ -7,6 +7,7 @@ import click
 from custosd.adapters.judges.budgets import budgets_of
 from custosd.adapters.memory_spends import MemorySpends
 from custosd.adapters.postgres.opening import open_postgres
+from custosd.adapters.postgres.served import is_served
 from custosd.adapters.postgres.spends import PostgresSpends
 from custosd.cli.acts import Door, telling
 from custosd.cli.settings import run_to_the_end
@@ -53,7 +54,7 @@ async def _stored(config: Config) -> ActAnswer:
     folder = config.store.embedded.data_folder(config.daemon.state_folder(os.environ))
     if not config.store.dsn and not folder.exists():
         return await _read(config, MemorySpends(), EMPTY)
-    served = not config.store.dsn and (folder / "postmaster.pid").exists()
+    served = not config.store.dsn and is_served(folder)
     async with open_postgres(config, os.environ, serve=not served) as database:
         return await _read(config, PostgresSpends(database), SOURCE)
 

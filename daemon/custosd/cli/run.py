@@ -11,6 +11,7 @@ import click
 from custosd.adapters.postgres.migrations import migrate as apply
 from custosd.adapters.postgres.migrations import pending
 from custosd.adapters.postgres.opening import open_postgres
+from custosd.adapters.postgres.served import is_served
 from custosd.adapters.systemd import ServiceManager
 from custosd.app import run_daemon
 from custosd.cli.exit_codes import FAILURE
@@ -82,7 +83,7 @@ def migrate(ctx: click.Context, *, check: bool) -> None:
 
 async def _migrate(config: Config, check: bool) -> int:
     folder = config.store.embedded.data_folder(config.daemon.state_folder(os.environ))
-    served = not config.store.dsn and (folder / "postmaster.pid").exists()
+    served = not config.store.dsn and is_served(folder)
     async with open_postgres(config, os.environ, serve=not served) as database:
         if check:
             waiting = await pending(database)

@@ -514,12 +514,14 @@ class Config(Section):
         yield from pair_judges_in(
             self.models, self.ensembles, conductor.judge, conductor.smaller_judge
         )
-        for slow in (
+        slowest = [
             "guardian.judge_timeout_s",
             "conductor.judge_timeout_s",
-            "sync.page_timeout_s",
             "store.statement_timeout_s",
-        ):
+        ]
+        if self.sync.repositories:
+            slowest.append("sync.page_timeout_s")
+        for slow in slowest:
             yield from in_order(
                 self,
                 slow,

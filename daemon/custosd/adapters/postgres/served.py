@@ -9,6 +9,20 @@ from custosd.core.errors import StoreError, StoreUnavailable
 _PORT, _SOCKET_FOLDER, _STATUS = 3, 4, 7
 
 
+def is_served(data_dir: Path) -> bool:
+    """Whether a server runs on `data_dir` and goes on running.
+
+    One that is stopping was a dead daemon's: `embedded_postgres` waits for its end.
+    """
+    try:
+        lines = (data_dir / "postmaster.pid").read_text("utf-8").splitlines()
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return "stopping" not in (line.strip() for line in lines[_STATUS:])
+
+
 def served_dsn(data_dir: Path) -> str:
     """The DSN of the server that runs on `data_dir`.
 
