@@ -11,7 +11,9 @@ from custosd.config.settings import (
     RootSettings,
     TranscriptSettings,
 )
+from custosd.config.sync import RepositorySettings, SyncSettings
 from custosd.config.tree import entries
+from custosd.config.workspaces import WorkspaceSettings
 
 
 def test_nothing_is_different_between_equals() -> None:
@@ -29,6 +31,20 @@ def test_agents_are_told_apart_by_their_ids_wherever_they_stand() -> None:
     at_once, later = changed_keys(before, after)
     assert set(at_once) == {"agent[a]", "agent[b].account", "agent[c]"}
     assert later == ()
+
+
+def test_tables_with_names_are_told_apart_by_them() -> None:
+    one, two = RepositorySettings(name="a/one"), RepositorySettings(name="a/two")
+    before = Config(sync=SyncSettings(repositories=(one, two)))
+    assert changed_keys(before, Config(sync=SyncSettings(repositories=(two,)))) == (
+        ("sync.repository[a/one]",),
+        (),
+    )
+
+
+def test_what_is_looked_at_in_folders_waits_for_the_next_start() -> None:
+    after = Config(workspace=WorkspaceSettings(tail_lines=5))
+    assert changed_keys(Config(), after) == ((), ("workspace.tail_lines",))
 
 
 def test_folders_of_transcripts_are_followed_from_the_next_start() -> None:

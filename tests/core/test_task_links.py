@@ -95,6 +95,28 @@ def test_a_pull_request_ends_what_its_body_names() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "```\nTask: T-1\n```",
+        "~~~ text\nTask: T-1\n```\nTask: T-1\n~~~",
+        "````\n```\nTask: T-1\n````",
+        "```\nTask: T-1",
+        "<!-- Task: T-1 -->",
+        "<!--\nName it:\nTask: T-1\n-->",
+        "<!-- Task: T-1",
+        "For example:\n\n    Task: T-1\n\tcloses task T-1",
+        "> Task: T-1",
+    ],
+)
+def test_examples_and_templates_end_nothing(body: str) -> None:
+    assert found(links_of_pull_request("x", "y", body), "T-1") == []
+    after = f"{body}\n" if "-->" in body or body.endswith(("```", "~~~", "T-1\n````")) else ""
+    if after:
+        links = links_of_pull_request("x", "y", f"{after}Task: T-2")
+        assert found(links, "T-1", "T-2") == [("T-2", LinkHow.TRAILER, True)]
+
+
 @given(st.text(), st.text(), st.text())
 def test_anything_may_be_written(branch: str, title: str, body: str) -> None:
     links = (
@@ -117,6 +139,8 @@ def test_anything_may_be_written(branch: str, title: str, body: str) -> None:
         "a/" * 300_000,
         "Task:a\n" * 200_000,
         "1-" * 100 + "1" * 400_000,
+        "<!--" * 100_000,
+        "```\n" * 100_000,
     ],
 )
 def test_long_texts_cost_little(text: str) -> None:

@@ -293,7 +293,7 @@ def thaw(door: Door, reason: str) -> None:
 @_reason
 @_changing
 def emergency(door: Door, agents: tuple[str, ...], deadline_s: float, reason: str) -> None:
-    """Have AGENTs judged now, all at once, and the fleet looked at as a whole.
+    """Have AGENTs (100 at most) judged now, all at once, and the fleet looked at as a whole.
 
     Neither cadence nor "nothing has changed" counts, only the money does. What the verdicts ask
     for is proposed as the mode of steering says. Exits with 1 where anything is missing.

@@ -14,6 +14,7 @@ AFTER_RESTART = (
     "transcripts",
     "doors",
     "telemetry",
+    "workspace",
     "guardian.hot_trajectories",
     "tasks.score",
     "tasks.retry",
@@ -26,7 +27,7 @@ _AGENT_AFTER_RESTART = ("id", "transcripts")
 def changed_keys(before: Config, after: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The keys whose values differ: those that can be taken up at once, and the others.
 
-    Agents are told apart by their ids: `agent[builder-1].unit`.
+    Tables are told apart by their ids or names: `agent[builder-1].unit`, `model[sonnet].kind`.
     """
     at_once: list[str] = []
     later: list[str] = []
@@ -72,4 +73,4 @@ def _tables(old: tuple[Section, ...], new: tuple[Section, ...], name: str) -> It
 
 
 def _name_of(part: Section, index: int) -> str:
-    return str(getattr(part, "id", index))
+    return str(getattr(part, "id", None) or getattr(part, "name", None) or index)

@@ -8,7 +8,8 @@ Laws:
 1. Texts are strangers': everything is bounded, every pattern linear in the text.
 2. What is found are candidates, the surest first; which of them are tasks, `belonging` says.
    Of one branch the longest name that is a task counts, and no shorter one in it.
-3. A pull request ends what it belongs to; a commit only what it says it closes: it is
+3. What stands in code or in a comment is an example, or a template's, and says nothing.
+4. A pull request ends what it belongs to; a commit only what it says it closes: it is
    often one of several.
 """
 
@@ -29,6 +30,9 @@ _CLOSING = re.compile(
     re.IGNORECASE,
 )
 _BRACKET = re.compile(r"\[([^\[\]\s]{1,200})\]")
+_COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+_CODE = ("    ", "\t")
 _SEPARATORS = "-_."
 _MOST_CUTS = 12
 _MOST_PARTS = 8
@@ -63,8 +67,16 @@ def belonging(work: ForgeWork, known: Collection[TaskId]) -> tuple[Link, ...]:
 
 
 def _lines(text: str) -> Iterable[str]:
-    for line in text[:LONGEST_TEXT].splitlines()[:MOST_LINES]:
-        yield line.strip()[:LONGEST_LINE]
+    """Lines of prose: no comments, and no code, where examples stand."""
+    fence = ""
+    for line in _COMMENT.sub(" ", text[:LONGEST_TEXT]).splitlines()[:MOST_LINES]:
+        if found := _FENCE.match(line):
+            if not fence:
+                fence = found[1]
+            elif found[1].startswith(fence) and not line[found.end() :].strip():
+                fence = ""
+        elif not fence and not line.startswith(_CODE):
+            yield line.strip()[:LONGEST_LINE]
 
 
 def _trailers(text: str, *, closing: bool) -> Iterable[Link]:
