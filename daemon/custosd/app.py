@@ -705,6 +705,7 @@ def _guardian(
             LocalContext(outside.workspaces, wires.acting.folder_of),
             MsgpackCodec(),
             outside.now_utc,
+            lambda: wires.purse.judging_usd,
         ),
         GuardianSetup(
             GuardianLimits(settings.agreement, settings.cadence_s, settings.grace_s),

@@ -14,6 +14,7 @@ from custosd.adapters.codec import MsgpackCodec
 from custosd.adapters.judges.rules import RulesJudge
 from custosd.adapters.judges.scripted import ScriptedJudge
 from custosd.adapters.memory import MemoryStore
+from custosd.adapters.memory_spends import MemorySpends
 from custosd.core.agents import AgentId, AgentRef, AgentState, RunId
 from custosd.core.detectors import DetectorLimits
 from custosd.core.errors import JudgeError, StoreUnavailable
@@ -31,6 +32,7 @@ from custosd.core.facts import (
 )
 from custosd.core.folds import Folds
 from custosd.core.guardian import LONGEST_RETRY_S, GuardianLimits
+from custosd.core.money import CONDUCTOR, Reservation
 from custosd.core.trajectory import Trajectory
 from custosd.core.transcript import (
     Asked,
@@ -47,9 +49,10 @@ from custosd.core.verdicts import Judgement, Standing, SteeringKind, SteeringRea
 from custosd.core.view import AgentView, FleetView
 from custosd.flow.monitor import Monitor, in_force
 from custosd.flow.pulse import Pulse
-from custosd.ports import ContextPart, Judge, Question
+from custosd.ports import Answer, ContextPart, Judge, Question
 from custosd.services.examinations import Examination
 from custosd.services.guardian import Guardian, GuardianPorts, GuardianSetup, guard_trajectories
+from custosd.services.purse import Purse
 
 from .conftest import failing, opened, step
 
@@ -245,6 +248,42 @@ async def test_a_judge_that_is_too_slow_is_accounted_for_as_failed_and_a_stop_as
             await fleet.sweep()
     (judge,) = (row for row in monitor.summary() if row.name == "judge")
     assert (judge.ok, judge.errors, judge.cancelled) == (0, {"JudgeError": 1}, 1)
+
+
+async def test_a_sweep_counts_what_a_call_that_was_cut_off_is_held_to_have_cost(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    spends = Purse(MemorySpends(), now_utc)
+    asked: list[Reservation] = []
+
+    class CutOff(ScriptedJudge):
+        async def judge(self, question: Question) -> Answer:
+            given = await spends.reserve(question.ref.agent, "m", 0.5)
+            assert isinstance(given, Reservation)
+            asked.append(given)
+            spends.settle(given, given.usd)
+            raise JudgeError("model_timeout")
+
+    fleet = Fleet(now_utc, CutOff([GOOD]))
+    fleet.guardian.ports = replace(fleet.guardian.ports, charged_usd=lambda: spends.judging_usd)
+    fleet.grow("a", *opened("a", "Goal"), step(1))
+    swept = await fleet.sweep()
+    assert (swept.failed, swept.cost_usd, swept.coverage) == (1, 0.5, 0.0)
+    pair = await spends.reserve(CONDUCTOR, "m", 0.25)
+    assert isinstance(pair, Reservation)
+    spends.settle(pair, 0.25)
+    assert (spends.judging_usd, spends.pairs_usd) == (0.5, 0.25)
+
+
+async def test_what_is_not_known_of_an_agent_covers_nobody(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    """An answer that is no verdict is an answer, and no knowledge."""
+    nothing = Judgement(Standing.UNKNOWN, unknown_reason="malformed_answer")
+    fleet = Fleet(now_utc, ScriptedJudge(lambda q: GOOD if q.ref.agent == "b" else nothing))
+    for name in ("a", "b"):
+        fleet.grow(name, *opened(name, f"Goal of {name}"), step(1))
+    assert (await fleet.sweep()).coverage == 0.5
 
 
 async def test_what_waits_for_the_judge_is_told_beside_how_long_the_judge_took(

@@ -48,7 +48,7 @@ from custosd.core.overlap import SAME_GOAL_AND_FILE, Peers, Work, WorkIndex
 from custosd.core.signals import Severity, Signal, SignalKind
 from custosd.core.trajectory import Activity, Trajectory
 from custosd.core.transcript import digest_of
-from custosd.core.verdicts import JudgedBy, Judgement, Verdict
+from custosd.core.verdicts import JudgedBy, Judgement, Standing, Verdict
 from custosd.core.view import AgentView, FleetView
 from custosd.flow.bounded import for_each
 from custosd.flow.gate import Gate
@@ -101,6 +101,8 @@ class GuardianPorts:
     context: ContextSource
     codec: TrajectoryCodec
     now_utc: Callable[[], datetime]
+    charged_usd: Callable[[], float] = lambda: 0.0
+    """What judging has cost since the start, calls that were cut off included."""
 
 
 @dataclass(slots=True)
@@ -183,7 +185,7 @@ class Guardian:
 
         `coalesced` is how many sweeps that were missed it stands for; it is only told.
         """
-        started_at = trio.current_time()
+        started_at, charged_usd = trio.current_time(), self.ports.charged_usd()
         tally = _Tally()
         cases = await self._cases(view, tally)
         asked = [case for case in cases if self._consider(case)]
@@ -206,17 +208,26 @@ class Guardian:
             tally.judged,
             tally.failed,
             trio.current_time() - started_at,
-            tally.cost_usd,
+            # Who failed may have cost, too: then it is the purse that knows.
+            max(tally.cost_usd, self.ports.charged_usd() - charged_usd),
             self._coverage(view),
             coalesced,
         )
 
     def _coverage(self, view: FleetView) -> float | None:
-        """The share of agents whose last question got an answer; None where there is nobody."""
+        """The share of agents of whom something is known; None where there is nobody.
+
+        An answer that says nothing, or is none, is no knowledge.
+        """
         if not view.agents:
             return None
         memos = (self.memos.get(agent.ref) for agent in view.agents.values())
-        return sum(1 for memo in memos if memo and memo.question) / len(view.agents)
+        known = (
+            memo.question and {memo.held, memo.candidate} != {Standing.UNKNOWN}
+            for memo in memos
+            if memo
+        )
+        return sum(map(bool, known)) / len(view.agents)
 
     async def examine(self, view: FleetView, agents: Sequence[AgentId], tell: Tell) -> None:
         """Judge these agents now, all at once; `tell` is called for each as its end comes.

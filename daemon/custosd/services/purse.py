@@ -39,6 +39,7 @@ from custosd.core.facts import (
     Fact,
 )
 from custosd.core.money import (
+    CONDUCTOR,
     LONGEST_S,
     NO_LIMITS,
     SPAN_S,
@@ -124,6 +125,9 @@ class Purse:
         self._pruned_at = -math.inf
         self.skips = 0
         self.spent_usd: dict[str, float] = {}
+        # Since the start, what calls that were cut off are held to have cost included.
+        self.judging_usd = 0.0
+        self.pairs_usd = 0.0
 
     async def load(self) -> None:
         """Take up what was spent before. Raises `StoreError`; harmless to repeat until it does."""
@@ -169,6 +173,10 @@ class Purse:
             return
         model = reservation.model
         self.spent_usd[model] = self.spent_usd.get(model, 0.0) + spend.settled_usd
+        if reservation.agent == CONDUCTOR:
+            self.pairs_usd += spend.settled_usd
+        else:
+            self.judging_usd += spend.settled_usd
         self._put(spend)
         self._look_at(reservation.agent, model)
         self._free()
