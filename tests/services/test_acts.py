@@ -476,6 +476,8 @@ async def test_an_end_is_kept_and_a_new_one_replaces_it(
         {"for_s": 30 * 86_400 + 1},
         {"for_s": float("nan")},
         {"for_s": float("inf")},
+        {"for_s": 10**400},
+        {"for_s": 10**5_000},
         {"for_s": "1h"},
         {"for_s": True},
         {"until": "tomorrow"},
@@ -581,6 +583,21 @@ async def test_a_message_that_makes_no_sense_is_refused(
     answer = await bench(Act.STEER, "annabel", text=text, arguments=arguments)
     assert answer.outcome is O.REFUSED
     assert bench.hands.asked == []
+
+
+@pytest.mark.parametrize("act", [Act.EMERGENCY, Act.CYCLE])
+@pytest.mark.parametrize(
+    "deadline_s", [10**400, -(10**5_000), float("nan")], ids=["big", "low", "nan"]
+)
+async def test_a_deadline_beyond_all_numbers_is_answered(
+    bench: Bench, autojump_clock: Clock, act: Act, deadline_s: float
+) -> None:
+    """It is read before the act is begun, where no net is below it."""
+    answer = await bench(act, arguments={"deadline_s": deadline_s})
+    assert answer.outcome in {O.REFUSED, O.FAILED}
+    (fact,) = bench.told()
+    assert isinstance(fact, ActPerformed)
+    assert fact.outcome is answer.outcome
 
 
 async def test_a_message_is_named_by_the_beginning_of_its_id_while_it_waits(

@@ -4,7 +4,6 @@ Law: an argument that the act does not know is refused, and so is an end that is
 misspelt limit must not mean no limit.
 """
 
-import math
 from datetime import datetime, timedelta
 
 from custosd.core.acts import Act, ActRequest
@@ -24,6 +23,8 @@ SHORTEST_DEADLINE_S = 1.0
 LONGEST_DEADLINE_S = 300.0
 DEADLINE_S = 60.0
 """How long an emergency or a cycle may take, where nothing else is said."""
+
+_MOST_SECONDS = 1e12
 
 
 class RefusedAct(CustosdError):
@@ -95,8 +96,11 @@ def deadline_of(request: ActRequest) -> float:
 
 def _seconds(given: object) -> float:
     # A truth value is a whole number to Python.
-    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+    if isinstance(given, bool) or not isinstance(given, int | float):
         raise RefusedAct(f"{given!r} is no number of seconds")
+    # A whole number may be too great for a float, and even to be written out.
+    if not -_MOST_SECONDS <= given <= _MOST_SECONDS:
+        raise RefusedAct(f"a number of seconds is at most {_MOST_SECONDS:g}")
     return float(given)
 
 
