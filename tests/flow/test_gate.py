@@ -47,6 +47,27 @@ async def test_nobody_waits_for_ever_behind_the_urgent(
     assert began.index("routine") == 3
 
 
+async def test_who_waits_can_be_promoted_by_its_name(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    gate, began = Gate(1), []
+
+    async def use(name: str) -> None:
+        async with gate.slot(0, name):
+            began.append(name)
+            await trio.sleep(1)
+
+    async with trio.open_nursery() as nursery:
+        for name in "abcd":
+            nursery.start_soon(use, name)
+            await trio.sleep(0.01)
+        assert gate.promote("d", 1)
+        assert not gate.promote("a", 1), "it is in"
+        assert not gate.promote("e", 1)
+    assert began == ["a", "d", "b", "c"]
+    assert not gate.promote("d", 1)
+
+
 @pytest.mark.parametrize("turn_comes", [False, True])
 async def test_a_use_that_is_cancelled_gives_its_place_back(
     autojump_clock: trio.testing.MockClock,

@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,3 +41,30 @@ def test_who_is_overdue_is_served_in_the_order_of_joining(
         line.leave(first)
         served.append(first)
     assert sorted(served) == list(range(len(plan)))
+
+
+def test_who_is_promoted_keeps_its_age():
+    line = Line[str](most_wait_s=10)
+    for now, (name, priority) in enumerate((("a", 0), ("b", 0), ("c", 1), ("d", 0), ("e", 1))):
+        line.join(name, priority, now)
+    line.promote("d", 1)
+    line.promote("e", 0)
+    assert line.overdue_at("d") == 13
+    served: list[str] = []
+    while (first := line.first(now=9)) is not None:
+        line.leave(first)
+        served.append(first)
+    assert served == ["c", "d", "e", "a", "b"]
+    with pytest.raises(KeyError):
+        line.promote("a", 1)
+
+
+def test_who_is_promoted_is_overdue_when_it_would_have_been():
+    line = Line[str](most_wait_s=10)
+    for now, name in enumerate(("low", "lower")):
+        line.join(name, 0, now)
+    line.join("high", 1, 2)
+    line.promote("lower", 1)
+    assert line.first(now=10) == "low"
+    line.leave("low")
+    assert line.first(now=12) == "lower"

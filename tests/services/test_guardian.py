@@ -47,6 +47,7 @@ from custosd.core.transcript import (
 )
 from custosd.core.verdicts import Judgement, Standing, SteeringKind, SteeringReason, Verdict
 from custosd.core.view import AgentView, FleetView
+from custosd.flow.gate import Gate
 from custosd.flow.monitor import Monitor, in_force
 from custosd.flow.pulse import Pulse
 from custosd.ports import Answer, ContextPart, Judge, Question
@@ -811,6 +812,31 @@ async def test_a_verdict_that_was_asked_for_at_once_counts_as_any_other(
     assert hashes[0] == hashes[1]
     assert len(judge.asked) == 2
     assert fleet.held("loop") is Standing.STUCK
+
+
+@pytest.mark.parametrize("held", ["analyses", "questions"])
+async def test_a_sweeps_analysis_that_somebody_asks_for_goes_before_the_rest_of_the_sweep(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime], held: str
+) -> None:
+    """Whichever of the two gates it waits at: nothing more is asked, but it is asked sooner."""
+    at_once = 1 if held == "analyses" else 4
+    setup = GuardianSetup(
+        GuardianLimits(grace_s=0), DetectorLimits(), concurrency=4, judge_concurrency=1
+    )
+    fleet = Fleet(now_utc, judge := ScriptedJudge([GOOD], delay_s=10.0), setup)
+    fleet.guardian._analyses = Gate(at_once)
+    for name in "abcd":
+        fleet.grow(name, *opened(name, f"Goal of {name}"), step(1))
+    told: list[float] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fleet.sweep)
+        await trio.sleep(1)
+        waiting = [AgentId(name) for name in "abcd" if name != judge.asked[0].ref.agent]
+        last = waiting[-1]
+        await fleet.guardian.examine(fleet.view, [last], lambda _: told.append(trio.current_time()))
+    assert [question.ref.agent for question in judge.asked][1] == last
+    assert len(judge.asked) == 4
+    assert len(told) == 1
 
 
 async def test_an_agent_that_begins_anew_while_it_is_examined_harms_nothing(

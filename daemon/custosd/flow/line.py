@@ -7,10 +7,11 @@ Laws:
    others before it, from then on.
 2. Until then a higher priority goes before a lower one; equal ones keep their order.
 3. Leaving, from any place, changes nobody else's order.
+4. Who is promoted keeps its age: it goes before all of its new priority who joined later.
 """
 
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Generic, TypeVar
 
@@ -54,11 +55,20 @@ class Line(Generic[T]):
 
     def leave(self, waiter: T) -> None:
         """Give up the place, or be served. Raises `KeyError` for who does not wait."""
-        priority = self._places.pop(waiter).priority
-        row = self._rows[priority]
-        del row[waiter]
-        if not row:
-            del self._rows[priority]
+        self._drop(waiter, self._places.pop(waiter).priority)
+
+    def promote(self, waiter: T, priority: int) -> None:
+        """Raise a waiter's priority; a lower one changes nothing. `KeyError`: it does not wait.
+
+        Costs a look at everybody of the new priority, who stay in the order of joining.
+        """
+        place = self._places[waiter]
+        if priority <= place.priority:
+            return
+        row = [*self._rows.get(priority, ()), waiter]
+        self._drop(waiter, place.priority)
+        self._places[waiter] = replace(place, priority=priority)
+        self._rows[priority] = dict.fromkeys(sorted(row, key=lambda one: self._places[one].number))
 
     def first(self, now: float) -> T | None:
         """Whose turn it is; None if nobody waits. Costs a step for each priority in use."""
@@ -71,3 +81,9 @@ class Line(Generic[T]):
     def overdue_at(self, waiter: T) -> float:
         """When the waiter goes before everybody who is not overdue."""
         return self._places[waiter].overdue_at
+
+    def _drop(self, waiter: T, priority: int) -> None:
+        row = self._rows[priority]
+        del row[waiter]
+        if not row:
+            del self._rows[priority]

@@ -118,6 +118,7 @@ class _Tally:
 class _Analysis:
     """One that is under way, or waits for its turn; `why` there is no verdict, as long as so."""
 
+    priority: int = ROUTINE
     done: trio.Event = field(default_factory=trio.Event)
     verdict: Verdict | None = None
     graced: bool = False
@@ -136,10 +137,6 @@ class _Case:
     graced: bool = False
     urgent: bool = False
     analysis: _Analysis = field(default_factory=_Analysis)
-
-    @property
-    def priority(self) -> int:
-        return URGENT if self.urgent else ROUTINE
 
 
 @dataclass(slots=True)
@@ -245,12 +242,13 @@ class Guardian:
                 known = agent is not None or name in view.hands.lives
                 tell(Examination(name, why="no_transcript" if known else "unknown_agent"))
             elif (running := self._under_way.get(name)) is not None:
+                self._promote(running)
                 joined[name] = running
             else:
                 quiet_s, known_s = self._watch.look(agent, now_at, now_utc)
                 peers = _names(self._works.peers(name))
                 sight = Sight(agent.digest, quiet_s, known_s, peers)
-                case = _Case(agent, sight, urgent=True)
+                case = _Case(agent, sight, urgent=True, analysis=_Analysis(URGENT))
                 cases.append(case)
                 # From here on it is known to be under way, also while its fold is fetched.
                 self._under_way[name] = case.analysis
@@ -272,6 +270,12 @@ class Guardian:
             finally:
                 for case in cases:
                     self._end(case)
+
+    def _promote(self, running: _Analysis) -> None:
+        """Let a sweep's analysis go before the other ones, wherever it waits or will yet."""
+        running.priority = URGENT
+        for gate in (self._analyses, self._questions):
+            gate.promote(running, URGENT)
 
     async def _urgent(self, cases: Sequence[_Case]) -> list[_Case]:
         """Fetch what these are judged on; those whose fold is not to be had are returned."""
@@ -312,7 +316,7 @@ class Guardian:
         case.analysis.done.set()
 
     async def _judged(self, case: _Case, waits_at: float, tally: _Tally) -> None:
-        async with self._analyses.slot(case.priority):
+        async with self._analyses.slot(case.analysis.priority, case.analysis):
             async with operation(Kind.PIPELINE, "analysis", trio.current_time() - waits_at):
                 case.analysis.verdict = await self._judge(case, tally)
             case.analysis.graced, case.analysis.why = case.graced, ""
@@ -475,7 +479,7 @@ class Guardian:
             # Another question to a judge that remembers its answers: it is asked anew.
             asked = digest_of(f"{asked}|{self.ports.now_utc().isoformat()}")
         question = Question(case.agent.ref, digest, case.found, case.sight.quiet_s, context, asked)
-        judgement, by = await self._ask(question, case.priority)
+        judgement, by = await self._ask(question, case.analysis)
         answered = by.judge != NOBODY
         given = checked(judgement, digest.steps)
         known_s = self._watch.known_s(case.agent.ref, trio.current_time())
@@ -524,11 +528,11 @@ class Guardian:
             return _earlier_part(case.earlier)
         return await self.ports.context.part(name, case.agent)
 
-    async def _ask(self, question: Question, priority: int) -> tuple[Judgement, JudgedBy]:
+    async def _ask(self, question: Question, analysis: _Analysis) -> tuple[Judgement, JudgedBy]:
         """The answer, or "unknown" for a `JudgeError`; other errors are defects: they propagate."""
         try:
             async with (
-                self._questions.slot(priority) as queued_s,
+                self._questions.slot(analysis.priority, analysis) as queued_s,
                 operation(Kind.NETWORK, "judge", queued_s),
             ):
                 answer = await self._answer(question)
