@@ -219,6 +219,7 @@ async def open_doors(
             tasks=doors.tasks,
             agents=doors.agents,
             sync=doors.sync,
+            claims_per_agent=settings.claims_per_agent,
         )
         limits = ApiLimits(connections=settings.connections)
         where, stopping = ApiAddress(settings.listen), trio.Event()

@@ -30,7 +30,7 @@ from custosd.core.forge import (
     WorkQuery,
 )
 from custosd.core.holds import Hold, HoldKind
-from custosd.core.intents import Claim, ClaimAnswer, Intent
+from custosd.core.intents import CLAIMS_PER_AGENT, Claim, ClaimAnswer, Intent
 from custosd.core.lives import LifeRecord
 from custosd.core.money import Limit, NoMoney, Reservation, Rung, Spend, Spent
 from custosd.core.pairs import PairJudgement, Place, Suspicion, Work
@@ -369,10 +369,13 @@ class CoordinationStore(Protocol):
         """The last readings with their times, the newest first."""
         ...
 
-    async def take_claim(self, intent: Intent, ttl_s: float) -> ClaimAnswer:
+    async def take_claim(
+        self, intent: Intent, ttl_s: float, most: int = CLAIMS_PER_AGENT
+    ) -> ClaimAnswer:
         """Lease an intent, by the store's clock, if no other agent's claim is in its way.
 
-        An agent that has the same intent already has it for `ttl_s` from now on.
+        An agent that has the same intent already has it for `ttl_s` from now on; of others it
+        has at most `most`. Costs what the intent is large, however many claims last.
         """
         ...
 
@@ -380,8 +383,11 @@ class CoordinationStore(Protocol):
         """Give a claim back, if it is this agent's; False: there is none."""
         ...
 
-    async def claims(self) -> tuple[Claim, ...]:
-        """All claims that have not run out, by the store's clock; the oldest first."""
+    async def claims(self, limit: int, agent: AgentId | None = None) -> tuple[Claim, ...]:
+        """Claims that have not run out, by the store's clock; the oldest `limit`, these first.
+
+        `agent`: only those of one.
+        """
         ...
 
     async def prune(self, before_utc: datetime) -> int:

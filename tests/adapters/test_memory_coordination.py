@@ -20,7 +20,7 @@ async def test_a_claim_runs_out_by_itself(autojump_clock: trio.testing.MockClock
     autojump_clock.jump(9.0)
     assert (await store.take_claim(intent(B, "a.py"), 10.0)).claim is None
     autojump_clock.jump(1.0)
-    assert await store.claims() == ()
+    assert await store.claims(9) == ()
     assert (await store.take_claim(intent(B, "a.py"), 10.0)).claim is not None
 
 
@@ -28,4 +28,4 @@ async def test_a_store_that_is_away_says_so() -> None:
     store = MemoryCoordination()
     store.fail_with(StoreUnavailable("gone"))
     with pytest.raises(StoreUnavailable):
-        await store.claims()
+        await store.claims(9)

@@ -87,6 +87,7 @@ class Side:
     coordination: CoordinationStore | None = None
     agents: AgentParts | None = None
     sync: SyncDoor | None = None
+    claims_per_agent: int = 20
     stop: trio.Event = field(default_factory=trio.Event)
     url: str = ""
 
@@ -102,6 +103,7 @@ class Side:
             self.coordination,
             agents=self.agents,
             sync=self.sync,
+            claims_per_agent=self.claims_per_agent,
         )
 
     @property

@@ -57,6 +57,8 @@ async def test_a_second_taker_is_told_who_holds_it_until_it_is_given_back(side: 
         ("ada", {"files": ["a.py"], "ttl_s": 0}, 400),
         ("ada", {"files": ["a.py"], "ttl_s": 1e9}, 400),
         ("ada", {"file": ["a.py"]}, 400),
+        ("ada", {"files": ["../a.py"]}, 400),
+        ("ada", {"files": ["a/" * 100]}, 400),
         ("ada", {"files": ["x"] * 10 + [f"{n}" for n in range(300)]}, 400),
     ],
 )
@@ -79,6 +81,38 @@ async def test_claims_that_last_are_told_to_agents_and_readers(side: Side) -> No
         status, told = await side.ask("GET", CLAIMS, headers=bearer(token))
         assert status == 200
         assert [each["files"] for each in told["claims"]] == [["a.py"]]
+
+
+async def test_a_list_is_cut_at_its_limit_and_says_so(side: Side) -> None:
+    for number in range(3):
+        await claim(side, "all", agent="bob" if number else "ada", files=[f"{number}.py"])
+    for query, numbers, more in (
+        ("", "012", False),
+        ("?limit=2", "01", True),
+        ("?limit=3", "012", False),
+        ("?agent=bob", "12", False),
+        ("?agent=bob&limit=1", "1", True),
+        ("?agent=cyd", "", False),
+    ):
+        status, told = await side.ask("GET", CLAIMS + query, headers=bearer("reader"))
+        assert status == 200
+        assert [each["files"][0] for each in told["claims"]] == [f"{n}.py" for n in numbers]
+        assert told["more"] is more
+    for limit in ("0", "201", "-1", "x", "\u0663", "", "9" * 50):
+        path = f"{CLAIMS}?limit={limit}"
+        assert (await side.ask("GET", path, headers=bearer("reader")))[0] == 400, limit
+
+
+async def test_an_agent_has_so_many_claims_and_no_more(
+    serve: Serve, store: MemoryCoordination
+) -> None:
+    side = await serve(Side(coordination=store, claims_per_agent=2))
+    for path in ("a.py", "b.py", "a.py"):
+        assert (await claim(side, "ada", files=[path]))[0] == 200
+    status, told = await claim(side, "ada", files=["c.py"])
+    assert (status, told["error"]) == (429, "too_many")
+    assert told["message"].startswith("ada has 2 claims")
+    assert (await claim(side, "all", agent="bob", files=["c.py"]))[0] == 200
 
 
 async def test_the_fleet_is_told_with_its_findings(side: Side, store: MemoryCoordination) -> None:

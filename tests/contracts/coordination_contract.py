@@ -11,7 +11,7 @@ from custosd.core.agents import AgentId
 from custosd.core.coherence import Advice, Coherence, Component, FleetStatus, Recommendation, Trend
 from custosd.core.errors import StoreRefused
 from custosd.core.findings import Finding, FindingKind, Resolution, Sighting
-from custosd.core.intents import Intent
+from custosd.core.intents import MOST_HELD_TOLD, ClaimAnswer, Intent
 from custosd.ports import CoordinationStore
 
 A, B, C = AgentId("ada"), AgentId("bob"), AgentId("cyd")
@@ -47,6 +47,21 @@ def reading(score: float | None = 0.75) -> Coherence:
 
 def intent(agent: AgentId = A, *files: str, goal: str = "", repository: str = "r") -> Intent:
     return Intent(agent, goal, files, repository)
+
+
+SAME_PATHS = (
+    ("src/a.py", "src//a.py"),
+    ("src/a.py", "./src/./a.py"),
+    ("src/a.py", "src/b/../a.py"),
+    ("src/", "src"),
+    ("src/", "src///"),
+    ("src/", "src/."),
+    ("src/a.py", "src/b/../"),
+    ("/srv/a.py", "//srv/a.py"),
+    ("/srv/", "/srv/a.py"),
+    ("caf\u00e9/", "cafe\u0301/a.py"),
+    ("\uac00.py", "\u1100\u1161.py"),
+)
 
 
 class CoordinationContract:
@@ -131,12 +146,12 @@ class CoordinationContract:
         assert again.claim.id == first.claim.id
         assert again.claim.taken_utc == first.claim.taken_utc
         assert again.claim.expires_utc > first.claim.expires_utc
-        assert len(await store.claims()) == 1
+        assert len(await store.claims(9)) == 1
 
     async def test_only_its_holder_gives_a_claim_back(self, store: CoordinationStore) -> None:
         taken = await store.take_claim(intent(A, f"{HOSTILE}.py"), 60.0)
         assert taken.claim is not None
-        assert await store.claims() == (taken.claim,)
+        assert await store.claims(9) == (taken.claim,)
         assert not await store.release_claim(B, taken.claim.id)
         assert await store.release_claim(A, taken.claim.id)
         assert not await store.release_claim(A, taken.claim.id)
@@ -154,6 +169,76 @@ class CoordinationContract:
                 nursery.start_soon(take, AgentId(f"a{number}"))
         assert len(got) == 1
 
+    async def test_paths_are_what_they_lead_to(self, store: CoordinationStore) -> None:
+        """However many slashes and dots they have, and in whichever form of Unicode."""
+        for number, (one, other) in enumerate(SAME_PATHS):
+            repository = f"r{number}"
+            taken = await store.take_claim(intent(A, one, repository=repository), 60.0)
+            told = await store.take_claim(intent(B, other, repository=repository), 60.0)
+            assert told.held == (taken.claim,), (one, other)
+
+    async def test_a_folder_is_met_from_above_and_from_below(
+        self, store: CoordinationStore
+    ) -> None:
+        await store.take_claim(intent(A, "src/a/b.py"), 60.0)
+        for path, free in (
+            ("src/", False),
+            ("src/a/", False),
+            ("src/a/b.py/", False),
+            ("src", True),
+            ("src/a/b.pyc", True),
+            ("sr/", True),
+            ("src/a/b/", True),
+        ):
+            answer = await store.take_claim(intent(B, path), 60.0)
+            assert (answer.claim is not None) is free, path
+
+    async def test_an_agent_has_a_bounded_number_of_claims(self, store: CoordinationStore) -> None:
+        """In whatever repositories; renewing is none more, and giving one back makes room."""
+        for number in range(3):
+            one = intent(A, "a.py", repository=f"r{number}")
+            assert (await store.take_claim(one, 60.0, most=3)).claim is not None
+        more = intent(A, "a.py", repository="r3")
+        assert await store.take_claim(more, 60.0, most=3) == ClaimAnswer(None)
+        again = await store.take_claim(intent(A, "a.py", repository="r1"), 90.0, most=3)
+        assert again.claim is not None
+        assert (await store.take_claim(replace(more, agent=B), 60.0, most=3)).claim is not None
+        assert len(await store.claims(9, A)) == 3
+        assert await store.release_claim(A, again.claim.id)
+        assert (await store.take_claim(replace(more, goal="x"), 60.0, most=3)).claim is None
+        free = intent(A, "b.py", repository="r3")
+        assert (await store.take_claim(free, 60.0, most=3)).claim is not None
+
+    async def test_so_many_takers_of_one_name_at_once_have_no_more_than_they_may(
+        self, store: CoordinationStore
+    ) -> None:
+        async def take(number: int) -> None:
+            await store.take_claim(intent(A, "a.py", repository=f"r{number}"), 60.0, most=3)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(12):
+                nursery.start_soon(take, number)
+        assert len(await store.claims(99)) == 3
+
+    async def test_of_claims_as_many_are_told_as_are_asked_for(
+        self, store: CoordinationStore
+    ) -> None:
+        for number in range(5):
+            await store.take_claim(intent(A if number % 2 else B, f"{number}.py"), 60.0)
+        told = await store.claims(9)
+        assert len(told) == 5
+        assert await store.claims(2) == told[:2]
+        assert [claim.intent.files for claim in await store.claims(9, A)] == [("1.py",), ("3.py",)]
+        assert len(await store.claims(1, B)) == 1
+
+    async def test_of_what_is_in_the_way_the_oldest_are_told(
+        self, store: CoordinationStore
+    ) -> None:
+        for number in range(MOST_HELD_TOLD + 5):
+            await store.take_claim(intent(AgentId(f"a{number}"), f"src/{number}.py"), 60.0)
+        told = await store.take_claim(intent(B, "src/"), 60.0)
+        assert told.held == (await store.claims(99))[:MOST_HELD_TOLD]
+
     async def test_pruning_takes_what_was_over_before(self, store: CoordinationStore) -> None:
         open_ = finding("f2", A, C)
         await store.save_sweep(NOON, reading(), [over(finding("f1")), open_])
@@ -162,4 +247,4 @@ class CoordinationContract:
         assert await store.prune(NOON + 5 * MINUTE) == 2
         assert await store.findings(NOON - timedelta(days=1)) == (open_,)
         assert [at for at, _ in await store.readings(5)] == [NOON + 9 * MINUTE]
-        assert len(await store.claims()) == 1
+        assert len(await store.claims(9)) == 1

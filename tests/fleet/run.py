@@ -145,7 +145,7 @@ class Fleet:
         tasks = await self.command("task", "list", "--limit", "1000")
         _, listed = await self.http("GET", "/api/v1/tasks?limit=1000")
         assert {one["id"] for one in listed["tasks"]} == {one["id"] for one in tasks}
-        _, held = await self.http("GET", "/api/v1/claims")
+        _, held = await self.http("GET", "/api/v1/claims?limit=200")
         claims = held["claims"]
         return Told(agents, findings, tasks, claims, refusals, lines, self.records())
 

@@ -3,7 +3,7 @@
 Law: a method does all or nothing, and nothing at all while `fail_with` is in force.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
 import trio
@@ -13,7 +13,15 @@ from custosd.core.agents import AgentId
 from custosd.core.coherence import Coherence
 from custosd.core.errors import StoreError, StoreRefused
 from custosd.core.findings import Finding
-from custosd.core.intents import Claim, ClaimAnswer, Intent, in_the_way
+from custosd.core.intents import (
+    CLAIMS_PER_AGENT,
+    MOST_HELD_TOLD,
+    Claim,
+    ClaimAnswer,
+    Intent,
+    marks_of,
+    sought_by,
+)
 
 EPOCH_UTC = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -30,6 +38,7 @@ class MemoryCoordination:
         self._findings: dict[str, Finding] = {}
         self._readings: list[tuple[datetime, Coherence]] = []
         self._claims: dict[str, Claim] = {}
+        self._marked: dict[int, set[str]] = {}
         self._failure: StoreError | None = None
 
     def fail_with(self, failure: StoreError | None) -> None:
@@ -70,18 +79,37 @@ class MemoryCoordination:
         await self._reach()
         return tuple(sorted(self._readings, key=lambda reading: reading[0], reverse=True)[:limit])
 
-    async def take_claim(self, intent: Intent, ttl_s: float) -> ClaimAnswer:
+    async def take_claim(
+        self, intent: Intent, ttl_s: float, most: int = CLAIMS_PER_AGENT
+    ) -> ClaimAnswer:
         """See the port."""
         await self._reach()
         now = self._now_utc()
-        held = in_the_way(intent, self._claims.values(), now)
+        for claim in list(self._claims.values()):
+            if claim.expires_utc <= now:
+                self._drop(claim)
+        marked = {id_ for mark in sought_by(intent) for id_ in self._marked.get(mark, ())}
+        met = [self._claims[id_] for id_ in marked]
+        held = _oldest(claim for claim in met if claim.intent.agent != intent.agent)
         if held:
-            return ClaimAnswer(None, held)
+            return ClaimAnswer(None, held[:MOST_HELD_TOLD])
         known = self._claims.get(intent.id)
-        taken = known.taken_utc if known and now < known.expires_utc else now
+        own = [claim for claim in self._claims.values() if claim.intent.agent == intent.agent]
+        if known is None and len(own) >= most:
+            return ClaimAnswer(None)
+        taken = known.taken_utc if known else now
         claim = Claim(intent.id, intent, taken, now + timedelta(seconds=ttl_s))
         self._claims[intent.id] = claim
+        for mark in marks_of(intent):
+            self._marked.setdefault(mark, set()).add(intent.id)
         return ClaimAnswer(claim)
+
+    def _drop(self, claim: Claim) -> None:
+        del self._claims[claim.id]
+        for mark in marks_of(claim.intent):
+            self._marked[mark].discard(claim.id)
+            if not self._marked[mark]:
+                del self._marked[mark]
 
     async def release_claim(self, agent: AgentId, claim_id: str) -> bool:
         """See the port."""
@@ -89,15 +117,19 @@ class MemoryCoordination:
         claim = self._claims.get(claim_id)
         if claim is None or claim.intent.agent != agent or self._now_utc() >= claim.expires_utc:
             return False
-        del self._claims[claim_id]
+        self._drop(claim)
         return True
 
-    async def claims(self) -> tuple[Claim, ...]:
+    async def claims(self, limit: int, agent: AgentId | None = None) -> tuple[Claim, ...]:
         """See the port."""
         await self._reach()
         now = self._now_utc()
-        lasting = [claim for claim in self._claims.values() if now < claim.expires_utc]
-        return tuple(sorted(lasting, key=lambda claim: (claim.taken_utc, claim.id)))
+        lasting = _oldest(
+            claim
+            for claim in self._claims.values()
+            if now < claim.expires_utc and agent in {None, claim.intent.agent}
+        )
+        return lasting[:limit]
 
     async def prune(self, before_utc: datetime) -> int:
         """See the port."""
@@ -107,11 +139,15 @@ class MemoryCoordination:
             f.id for f in self._findings.values() if f.resolved_utc and f.resolved_utc < before_utc
         ]
         now = self._now_utc()
-        gone = [c.id for c in self._claims.values() if c.expires_utc <= now]
+        gone = [claim for claim in self._claims.values() if claim.expires_utc <= now]
         old = [reading for reading in self._readings if reading[0] < before_utc]
         for finding in over:
             del self._findings[finding]
         for claim in gone:
-            del self._claims[claim]
+            self._drop(claim)
         self._readings = [reading for reading in self._readings if reading[0] >= before_utc]
         return len(over) + len(gone) + len(old)
+
+
+def _oldest(claims: Iterable[Claim]) -> tuple[Claim, ...]:
+    return tuple(sorted(claims, key=lambda claim: (claim.taken_utc, claim.id)))

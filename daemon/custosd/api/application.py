@@ -31,6 +31,7 @@ from custosd.api.coordination import CoordinationEndpoint
 from custosd.api.metrics import Metrics, MetricsEndpoint
 from custosd.api.sync import sync_routes
 from custosd.api.tasks import task_routes
+from custosd.core.intents import CLAIMS_PER_AGENT
 from custosd.ports import ActDoor, CoordinationStore, SyncDoor, TaskDoor
 
 log = structlog.get_logger()
@@ -56,6 +57,7 @@ class ApiPorts:
     tasks: TaskDoor | None = None
     agents: AgentParts | None = None
     sync: SyncDoor | None = None
+    claims_per_agent: int = CLAIMS_PER_AGENT
 
 
 def application(ports: ApiPorts, limits: BodyLimits) -> ASGIApp:
@@ -73,7 +75,9 @@ def application(ports: ApiPorts, limits: BodyLimits) -> ASGIApp:
         metrics = MetricsEndpoint(ports.metrics, ports.tokens, everybody=ports.metrics_open)
         routes.append(Route("/metrics", metrics.get, methods=["GET"]))
     if ports.coordination is not None:
-        fleet = CoordinationEndpoint(ports.coordination, ports.tokens, bodies)
+        fleet = CoordinationEndpoint(
+            ports.coordination, ports.tokens, bodies, ports.claims_per_agent
+        )
         routes += [
             Route("/api/v1/claims", fleet.claims, methods=["GET", "POST"]),
             Route("/api/v1/claims/{id}", fleet.release, methods=["DELETE"]),

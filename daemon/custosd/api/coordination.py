@@ -2,14 +2,16 @@
 
     POST   /api/v1/claims        {"files": ["src/parser/"], "goal": "...", "ttl_s": 1800}
     DELETE /api/v1/claims/ID
-    GET    /api/v1/claims
+    GET    /api/v1/claims?limit=100&agent=ada
     GET    /api/v1/fleet
 
 Laws:
 
 1. A token claims for the agent that it speaks for; one that speaks for all says for whom.
 2. Who comes second gets 409 and is told who holds what is in its way, and until when.
-3. The fleet is told to a token with the scope "read"; claims also to any that speaks for an
+3. An agent with as many claims as it may have gets 429, until it gives one back.
+4. A list is cut at its limit, and says so.
+5. The fleet is told to a token with the scope "read"; claims also to any that speaks for an
    agent, since it is for agents that they are there.
 """
 
@@ -29,11 +31,22 @@ from custosd.core.agents import AgentId
 from custosd.core.coherence import Coherence
 from custosd.core.errors import StoreError
 from custosd.core.findings import Finding
-from custosd.core.intents import Claim, Intent, RefusedIntent, checked_intent
+from custosd.core.intents import (
+    CLAIMS_PER_AGENT,
+    Claim,
+    Intent,
+    RefusedIntent,
+    checked_intent,
+)
 from custosd.core.tokens import Token
 from custosd.ports import CoordinationStore
 
 TTL_S = 1_800.0
+
+CLAIMS_TOLD = 100
+MOST_CLAIMS_TOLD = 200
+"""How many claims one answer tells of, where nothing else is said, and at most."""
+
 _EVERYBODY = "*"
 _READ = "read"
 _LONGEST_WORDS = 200
@@ -53,20 +66,27 @@ _asked = msgspec.json.Decoder(_Asked)
 class CoordinationEndpoint:
     """The routes for claims and for the fleet."""
 
-    def __init__(self, store: CoordinationStore, tokens: Tokens, bodies: Bodies) -> None:
+    def __init__(
+        self,
+        store: CoordinationStore,
+        tokens: Tokens,
+        bodies: Bodies,
+        claims_per_agent: int = CLAIMS_PER_AGENT,
+    ) -> None:
         self._store = store
         self._tokens = tokens
         self._bodies = bodies
+        self._claims_per_agent = claims_per_agent
 
     async def claims(self, request: Request) -> Response:
-        """Take a claim, or tell all that last."""
+        """Take a claim, or tell those that last, the oldest first."""
         token = known_bearer(request, self._tokens)
         if token is None or not (token.agent or token.may(_READ)):
             return unauthorised("claims need the token of an agent: Authorization: Bearer ...")
         try:
             if request.method == "POST":
                 return await self._take(request, token)
-            return answer(HTTPStatus.OK, {"claims": claim_forms(await self._store.claims())})
+            return await self._told(request)
         except StoreError:
             return _away()
 
@@ -98,6 +118,18 @@ class CoordinationEndpoint:
             return _away()
         return answer(HTTPStatus.OK, fleet_form(readings, findings))
 
+    async def _told(self, request: Request) -> Response:
+        given = request.query_params.get("limit", str(CLAIMS_TOLD))
+        digits = given.isascii() and given.isdigit() and len(given) <= len(str(MOST_CLAIMS_TOLD))
+        limit = int(given) if digits else 0
+        if not 1 <= limit <= MOST_CLAIMS_TOLD:
+            words = f"limit is a number from 1 to {MOST_CLAIMS_TOLD}"
+            return problem(HTTPStatus.BAD_REQUEST, "malformed", words)
+        agent = request.query_params.get("agent")
+        found = await self._store.claims(limit + 1, None if agent is None else AgentId(agent))
+        form = {"claims": claim_forms(found[:limit]), "more": len(found) > limit}
+        return answer(HTTPStatus.OK, form)
+
     async def _take(self, request: Request, token: Token) -> Response:
         async with self._bodies.body_of(request) as body:
             try:
@@ -114,9 +146,14 @@ class CoordinationEndpoint:
             intent = checked_intent(intent, asked.ttl_s)
         except RefusedIntent as error:
             return problem(HTTPStatus.BAD_REQUEST, "malformed", str(error))
-        told = await self._store.take_claim(intent, asked.ttl_s)
+        told = await self._store.take_claim(intent, asked.ttl_s, self._claims_per_agent)
         if told.claim is not None:
             return answer(HTTPStatus.OK, {"claim": claim_forms([told.claim])[0]})
+        if not told.held:
+            words = (
+                f"{agent} has {self._claims_per_agent} claims: give one back, or wait for an end"
+            )
+            return problem(HTTPStatus.TOO_MANY_REQUESTS, "too_many", words)
         first = told.held[0]
         words = f"{first.intent.agent} holds it until {first.expires_utc:%Y-%m-%dT%H:%M:%SZ}"
         form = {"error": "held", "message": words, "held": claim_forms(told.held)}

@@ -16,6 +16,7 @@ from custosd.cli.acts import ack_finding
 from custosd.cli.settings import log_for_a_command, run_to_the_end, settings
 from custosd.cli.showing import Look, age, printable
 from custosd.config.settings import Config
+from custosd.core.agents import AgentId
 from custosd.core.coherence import Coherence
 from custosd.core.findings import Finding
 from custosd.core.holds import Hold, HoldKind
@@ -88,17 +89,24 @@ findings.add_command(ack_finding)
 
 
 @click.command("claims")
+@click.option("--agent", default=None, metavar="ID", help="Only of this agent.")
+@click.option(
+    "--limit", type=click.IntRange(1, 10_000), default=1_000, show_default=True, help="How many."
+)
 @_as_json
 @click.pass_context
-def claims(ctx: click.Context, *, as_json: bool) -> None:
-    """List what agents have leased to do.
+def claims(ctx: click.Context, *, agent: str | None, limit: int, as_json: bool) -> None:
+    """List what agents have leased to do, the oldest lease first.
 
     \b
     JSON, for each:  id agent repository files goal taken_utc expires_utc
     """  # noqa: D301 - click's mark of a paragraph that is not wrapped
     config = settings(ctx)
     log_for_a_command(ctx)
-    found = run_to_the_end(_claims, config)
+    found = run_to_the_end(_claims, config, limit + 1, agent)
+    if len(found) > limit:
+        click.echo(f"the {limit} oldest; there are more: --limit, --agent", err=True)
+        found = found[:limit]
     if as_json:
         _print_json(claim_forms(found))
     elif not found:
@@ -128,9 +136,10 @@ async def _fleet(
         return await store.readings(1), await store.findings(since_utc), acks
 
 
-async def _claims(config: Config) -> tuple[Claim, ...]:
+async def _claims(config: Config, limit: int, agent: str | None) -> tuple[Claim, ...]:
     async with open_postgres(config, os.environ, serve=False) as database:
-        return await PostgresCoordination(database).claims()
+        name = None if agent is None else AgentId(agent)
+        return await PostgresCoordination(database).claims(limit, name)
 
 
 def reading_line(at_utc: datetime, reading: Coherence, now: datetime) -> str:

@@ -16,6 +16,7 @@ from custosd.config.kinds import (
     Words,
 )
 from custosd.config.section import Conflict, Section, default, in_order
+from custosd.core.intents import CLAIMS_PER_AGENT
 
 RestartMode = Literal["observe", "act"]
 SteeringMode = Literal["observe", "suggest", "act"]
@@ -47,6 +48,9 @@ class DoorSettings(Section):
     metrics_open: Annotated[bool, Switch()] = default(
         value=False,
         description="Whether /metrics answers everybody; else it wants a token with scope read.",
+    )
+    claims_per_agent: Annotated[int, Count(1, 1_000, "claims")] = default(
+        CLAIMS_PER_AGENT, "How many claims on work to come an agent may have at the same time."
     )
     most_agents: Annotated[int, Count(1, 1_000_000, "agents")] = default(
         20_000, "For how many agents beats are kept at once; more are refused."

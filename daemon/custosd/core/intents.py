@@ -5,11 +5,18 @@ Laws:
 1. Two intents are in each other's way in one repository where a file of one is a file of the
    other, or lies below a folder of it (a path that ends in a slash); or where the goals are
    the same words.
-2. A claim is a lease: it ends by itself, and who holds it is told to whoever asks for it.
-3. A claim forbids nothing: nobody is kept from writing by it.
+2. Whether they are is a question about two sets, what one leaves and what the other looks
+   for: so it costs what one intent is large, however many claims there are, where whoever
+   keeps them has an index of the marks.
+3. A path is what it leads to: slashes too many, dots and the forms of one Unicode text make
+   no other path of it.
+4. A claim is a lease: it ends by itself, and who holds it is told to whoever asks for it. An
+   agent has a bounded number of them.
+5. A claim forbids nothing: nobody is kept from writing by it.
 """
 
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,8 +27,17 @@ from custosd.core.transcript import digest_of
 
 MOST_FILES = 200
 LONGEST_PATH = 500
+DEEPEST_PATH = 40
+MOST_PATH_CHARS = 20_000
 LONGEST_GOAL = 1_000
 LONGEST_TTL_S = 86_400.0
+
+CLAIMS_PER_AGENT = 20
+"""How many claims of one agent last at the same time at most, where nothing else is said."""
+
+MOST_HELD_TOLD = 20
+"""Of how many claims that are in its way a taker is told: the oldest."""
+
 _LONGEST_NAME = 300
 
 
@@ -61,7 +77,11 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class ClaimAnswer:
-    """The claim, or those of others that are in its way (then `claim` is None)."""
+    """The claim, or (`claim` None) why there is none.
+
+    `held` are those of others that are in its way, the oldest `MOST_HELD_TOLD`; without any, the
+    agent has as many claims as it may.
+    """
 
     claim: Claim | None
     held: tuple[Claim, ...] = ()
@@ -69,18 +89,14 @@ class ClaimAnswer:
 
 def checked_intent(intent: Intent, ttl_s: float) -> Intent:
     """The intent in its normal form; raises `RefusedIntent`."""
-    files = tuple(dict.fromkeys(path.removeprefix("./") for path in intent.files))
+    if words := _too_much(intent, ttl_s):
+        raise RefusedIntent(f"this intent cannot be claimed: {words}")
+    files = tuple(dict.fromkeys(map(normal_path, intent.files)))
     words = (
-        "it has no agent" if not intent.agent
+        "a path is empty, names the whole repository, or leads out of it" if "" in files
+        else f"a path is more than {DEEPEST_PATH} folders deep"
+        if any(path.count("/") > DEEPEST_PATH for path in files)
         else "it names neither files nor a goal" if not (files or intent.goal.strip())
-        else f"it names more than {MOST_FILES} files" if len(files) > MOST_FILES
-        else f"a path is empty, or longer than {LONGEST_PATH}"
-        if not all(0 < len(path) <= LONGEST_PATH for path in files)
-        else f"its goal is longer than {LONGEST_GOAL}" if len(intent.goal) > LONGEST_GOAL
-        else "a name is too long"
-        if max(len(intent.agent), len(intent.repository)) > _LONGEST_NAME
-        else f"a claim lasts more than 0 and at most {LONGEST_TTL_S:g} s"
-        if not 0 < ttl_s <= LONGEST_TTL_S
         else ""
     )  # fmt: skip
     if words:
@@ -88,26 +104,88 @@ def checked_intent(intent: Intent, ttl_s: float) -> Intent:
     return Intent(intent.agent, intent.goal.strip(), files, intent.repository)
 
 
-def in_the_way(intent: Intent, claims: Iterable[Claim], now_utc: datetime) -> tuple[Claim, ...]:
-    """Claims of other agents that last and that this intent would run into."""
-    return tuple(
-        claim
-        for claim in claims
-        if claim.intent.agent != intent.agent
-        and now_utc < claim.expires_utc
-        and meet(intent, claim.intent)
-    )
+def _too_much(intent: Intent, ttl_s: float) -> str:
+    lengths = [len(path) for path in intent.files]
+    return (
+        "it has no agent" if not intent.agent
+        else f"it names more than {MOST_FILES} files" if len(lengths) > MOST_FILES
+        else f"a path is longer than {LONGEST_PATH}" if max(lengths, default=0) > LONGEST_PATH
+        else f"its paths have more than {MOST_PATH_CHARS} characters"
+        if sum(lengths) > MOST_PATH_CHARS
+        else f"its goal is longer than {LONGEST_GOAL}" if len(intent.goal) > LONGEST_GOAL
+        else "a name is too long"
+        if max(len(intent.agent), len(intent.repository)) > _LONGEST_NAME
+        else f"a claim lasts more than 0 and at most {LONGEST_TTL_S:g} s"
+        if not 0 < ttl_s <= LONGEST_TTL_S
+        else ""
+    )  # fmt: skip
 
 
-def meet(one: Intent, other: Intent) -> bool:
-    """Whether two intents are in each other's way."""
-    if one.repository != other.repository:
-        return False
-    if any(_covers(a, b) or _covers(b, a) for a in one.files for b in other.files):
-        return True
-    goal = words_of(one.goal)
-    return bool(goal) and goal == words_of(other.goal)
+def normal_path(path: str) -> str:
+    """The path without what leads nowhere, in composed Unicode; "" for none, or one too far up.
+
+    A folder ends in one slash; a path from the root of the machine keeps its first.
+    """
+    path = unicodedata.normalize("NFC", path)
+    names: list[str] = []
+    for name in path.split("/"):
+        if name == "..":
+            if not names:
+                return ""
+            names.pop()
+        elif name not in {"", "."}:
+            names.append(name)
+    if not names:
+        return ""
+    first = "/" if path.startswith("/") else ""
+    last = "/" if path.endswith(("/", "/.", "/..")) else ""
+    return f"{first}{'/'.join(names)}{last}"
 
 
-def _covers(path: str, other: str) -> bool:
-    return path == other or (path.endswith("/") and other.startswith(path))
+def marks_of(intent: Intent) -> frozenset[int]:
+    """What a claim of this leaves for others to find: 64 bits each, with a sign.
+
+    Of an intent that was checked at most a few thousand, of a usual one two for each file.
+    """
+    found: set[str] = set()
+    for name, is_folder in _places(intent):
+        found.add(_AT + name)
+        found.update(_ABOVE + folder for folder in _folders(name))
+        if is_folder:
+            found.add(_ALL_OF + name)
+    return _digests(intent, found)
+
+
+def sought_by(intent: Intent) -> frozenset[int]:
+    """The marks of another's claim that are in this one's way: one of them suffices."""
+    found: set[str] = set()
+    for name, is_folder in _places(intent):
+        found.add(_AT + name)
+        found.update(_ALL_OF + folder for folder in _folders(name))
+        if is_folder:
+            found.add(_ABOVE + name)
+    return _digests(intent, found)
+
+
+_AT, _ALL_OF, _ABOVE, _GOAL = "=", "/", "<", "~"
+
+
+def _places(intent: Intent) -> Iterator[tuple[str, bool]]:
+    for path in map(normal_path, intent.files):
+        if path:
+            yield path.removesuffix("/"), path.endswith("/")
+
+
+def _folders(name: str) -> Iterator[str]:
+    end = name.find("/", 1)
+    while end > 0:
+        yield name[:end]
+        end = name.find("/", end + 1)
+
+
+def _digests(intent: Intent, found: set[str]) -> frozenset[int]:
+    if goal := words_of(intent.goal):
+        found.add(_GOAL + " ".join(goal))
+    # The repository in each: the same path of another one is another mark.
+    prefix = f"{intent.repository}\x1f"
+    return frozenset(int(digest_of(prefix + each), 16) - 2**63 for each in found)

@@ -1,11 +1,14 @@
 """What is kept of the fleet as a whole, on PostgreSQL: keeps the contract, and its words."""
 
+import asyncio
 import os
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 import trio
-from tests.adapters.postgres.migrated import emptied, execute, migrated_dsn
+import trio.testing
+from tests.adapters.postgres.migrated import emptied, execute, fetchval, migrated_dsn
 from tests.contracts.coordination_contract import (
     A,
     B,
@@ -16,9 +19,11 @@ from tests.contracts.coordination_contract import (
 )
 from tests.contracts.store_values import NOON
 
-from custosd.adapters.postgres.bridge import Database
+from custosd.adapters.postgres import coordination
+from custosd.adapters.postgres.bridge import Connection, Database
 from custosd.adapters.postgres.coordination import PostgresCoordination
 from custosd.adapters.postgres.embedded import EmbeddedServer
+from custosd.core.agents import AgentId
 
 pytestmark = pytest.mark.postgres
 
@@ -53,7 +58,7 @@ async def test_a_claim_runs_out_by_the_servers_clock(
         "update custosd.claims set taken_utc = now() - interval '2 min',"
         " expires_utc = now() - interval '1 min'",
     )
-    assert await store.claims() == ()
+    assert await store.claims(9) == ()
     assert (await store.take_claim(intent(B, "a.py"), 60.0)).claim is not None
 
 
@@ -65,3 +70,71 @@ async def test_a_finding_of_a_newer_version_is_left_out(
     assert await store.findings(NOON) == ()
     assert store.skipped == 1
     await trio.lowlevel.checkpoint()
+
+
+async def test_the_thousandth_claim_costs_about_what_the_tenth_did(
+    store: PostgresCoordination,
+) -> None:
+    """Whoever comes late compares with nobody: what is in its way is looked up."""
+    took_s: list[float] = []
+    for number in range(1_000):
+        files = [f"src/part{number}/module{file}.py" for file in range(12)]
+        began_at = time.perf_counter()
+        answer = await store.take_claim(intent(AgentId(f"a{number // 20}"), *files), 600.0)
+        took_s.append(time.perf_counter() - began_at)
+        assert answer.claim is not None
+    # The least of each: what else goes on here counts for neither.
+    assert min(took_s[-50:]) < 5 * min(took_s[5:55])
+    held = await store.take_claim(intent(B, "src/part700/"), 600.0)
+    assert [claim.intent.agent for claim in held.held] == ["a35"]
+
+
+async def test_what_a_claim_left_goes_with_it(
+    store: PostgresCoordination, database: Database
+) -> None:
+    taken = await store.take_claim(intent(A, "src/a.py", "docs/"), 60.0)
+    assert taken.claim is not None
+    count = "select count(*) from custosd.claim_marks"
+    assert await database.unit(fetchval, count) == 4
+    await store.release_claim(A, taken.claim.id)
+    assert await database.unit(fetchval, count) == 0
+    await store.take_claim(intent(A, "src/a.py"), 60.0)
+    await database.unit(
+        execute,
+        "update custosd.claims set taken_utc = now() - interval '2 min',"
+        " expires_utc = now() - interval '1 min'",
+    )
+    await store.take_claim(intent(A, goal="Something else"), 60.0)
+    assert await database.unit(fetchval, count) == 1
+
+
+async def test_claims_that_wait_for_one_another_hold_up_nobody_else(
+    store: PostgresCoordination, database: Database
+) -> None:
+    """Another daemon takes a claim in the same repository, and does not come to an end."""
+    trio_token, locked = trio.lowlevel.current_trio_token(), trio.Event()
+    ends: list[Callable[[], object]] = []
+
+    async def hold(conn: Connection) -> None:
+        number = coordination._number_of("r")
+        lock = "select pg_advisory_xact_lock($1, $2)"
+        await conn.execute(lock, coordination._REPOSITORY_LOCK, number)
+        end, loop = asyncio.Event(), asyncio.get_running_loop()
+        ends.append(lambda: loop.call_soon_threadsafe(end.set))
+        trio_token.run_sync_soon(locked.set)
+        await end.wait()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(database.unit, hold)
+        await locked.wait()
+        nursery.start_soon(store.take_claim, intent(A, "a.py"), 60.0)
+        await trio.testing.wait_all_tasks_blocked()
+        elsewhere = intent(B, "a.py", repository="another")
+        assert (await store.take_claim(elsewhere, 60.0)).claim is not None
+        for number in range(9):
+            nursery.start_soon(store.take_claim, intent(A, f"{number}.py"), 60.0)
+        await trio.testing.wait_all_tasks_blocked()
+        assert await database.unit(fetchval, "select 1") == 1
+        assert len(await store.claims(99)) == 1
+        ends[0]()
+    assert len(await store.claims(99)) == 11

@@ -77,9 +77,9 @@ async def test_the_schema_knows_the_programs_words_and_no_others(database: Datab
 
 # What is keyed by agent; everything else is not spread over shards.
 UNSHARDED = {
-    "claims", "closings", "daemons", "deliveries", "findings", "fleet_days", "holds", "leases",
-    "metrics", "migrations", "sync_cursors", "sync_repositories", "work_links", "works",
-    "readings", "tasks", "task_edges", "tokens",
+    "claim_marks", "claims", "closings", "daemons", "deliveries", "findings", "fleet_days",
+    "holds", "leases", "metrics", "migrations", "sync_cursors", "sync_repositories",
+    "work_links", "works", "readings", "tasks", "task_edges", "tokens",
 }  # fmt: skip
 
 

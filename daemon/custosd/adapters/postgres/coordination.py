@@ -4,7 +4,8 @@ Laws:
 
 1. As `store`, 1 and 2: a method is one crossing and one unit of a constant number of
    statements, and what is not understood is left out, counted and said.
-2. Who has a claim is decided under one lock of the server, by its clock and the core's rule.
+2. Who has a claim is decided under a lock of the server for each repository, by its clock and
+   the core's rule, which is looked up in an index: nothing is compared on this side.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +27,17 @@ from custosd.adapters.postgres.rows import columns
 from custosd.core.agents import AgentId
 from custosd.core.coherence import Coherence
 from custosd.core.findings import Finding, Resolution, Sighting
-from custosd.core.intents import Claim, ClaimAnswer, Intent, in_the_way
+from custosd.core.intents import (
+    CLAIMS_PER_AGENT,
+    MOST_HELD_TOLD,
+    Claim,
+    ClaimAnswer,
+    Intent,
+    marks_of,
+    sought_by,
+)
+from custosd.core.transcript import digest_of
+from custosd.flow.gate import Gate
 
 log = structlog.get_logger()
 
@@ -34,8 +45,14 @@ T = TypeVar("T")
 
 PRUNE_BATCH = 2_000
 
-_CLAIMS_LOCK = 7_302_011
-"""The number of the advisory lock under which claims are taken."""
+PRUNE_CLAIMS_BATCH = 100
+"""Fewer: with each some hundreds of marks go."""
+
+_CLAIMING = 2
+"""How many claims are taken at once: who waits for a lock must not hold every connection."""
+
+_AGENT_LOCK, _REPOSITORY_LOCK = 7_302_011, 7_302_012
+"""The numbers of the advisory locks under which claims are taken, always in this order."""
 
 _READ_FINDINGS = """
 select id, first_seen_utc, last_seen_utc, sightings, missed, resolved_utc, resolution,
@@ -75,21 +92,38 @@ _CLAIM = "id, agent_id, repository, goal, files, taken_utc, expires_utc"
 
 # The statements below are put together from the constant part above, never from data.
 _READ_CLAIMS = f"""
-select {_CLAIM} from custosd.claims where expires_utc > now() order by taken_utc, id
+select {_CLAIM} from custosd.claims
+where expires_utc > now() and ($2::text is null or agent_id = $2)
+order by taken_utc, id limit $1
 """  # noqa: S608 - constant parts
 
-_READ_CLAIMS_OF = f"""
-select {_CLAIM}, now() as now_utc from custosd.claims
-where repository = $1 and expires_utc > now() order by taken_utc, id
+_LOCK_CLAIMS = "select pg_advisory_xact_lock($1, $2), pg_advisory_xact_lock($3, $4)"
+
+_DROP_CLAIMS_OVER = "delete from custosd.claims where agent_id = $1 and expires_utc <= now()"
+
+_READ_HELD = f"""
+select {_CLAIM} from custosd.claims
+where id = any(array(
+        select distinct claim_id from custosd.claim_marks where mark = any($1::bigint[])))
+    and agent_id <> $2 and expires_utc > now()
+order by taken_utc, id limit {MOST_HELD_TOLD}
 """  # noqa: S608 - constant parts
 
 _TAKE_CLAIM = f"""
 insert into custosd.claims as known ({_CLAIM})
-values ($1, $2, $3, $4, $5::text[], now(), now() + make_interval(secs => $6))
-on conflict (id) do update set expires_utc = excluded.expires_utc,
-    taken_utc = case when known.expires_utc > now() then known.taken_utc else now() end
+select $1::text, $2::text, $3::text, $4::text, $5::text[], now(),
+    now() + make_interval(secs => $6)
+where (select count(*) from custosd.claims
+       where agent_id = $2::text and id <> $1::text) < $7::integer
+on conflict (id) do update set expires_utc = excluded.expires_utc
 returning {_CLAIM}
 """  # noqa: S608 - constant parts
+
+_MARK_CLAIM = """
+insert into custosd.claim_marks (mark, claim_id)
+select mark, $2::text from unnest($1::bigint[]) as told (mark)
+where not exists (select from custosd.claim_marks where claim_id = $2::text)
+"""
 
 _RELEASE_CLAIM = """
 delete from custosd.claims where id = $1 and agent_id = $2 and expires_utc > now() returning id
@@ -120,6 +154,7 @@ class PostgresCoordination:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._claiming = Gate(_CLAIMING)
         self._skipped = 0
 
     @property
@@ -146,9 +181,14 @@ class PostgresCoordination:
         rows = await self._database.unit(_fetch, _READ_READINGS, limit, tx=False)
         return self._known(rows, _reading_of, "readings")
 
-    async def take_claim(self, intent: Intent, ttl_s: float) -> ClaimAnswer:
+    async def take_claim(
+        self, intent: Intent, ttl_s: float, most: int = CLAIMS_PER_AGENT
+    ) -> ClaimAnswer:
         """Lease an intent if no other agent's claim is in its way; see the port."""
-        return await self._database.unit(_take_claim, intent, ttl_s)
+        # Digested here: the thread of the bridge is everybody's.
+        marks, sought = sorted(marks_of(intent)), sorted(sought_by(intent))
+        async with self._claiming.slot():
+            return await self._database.unit(_take_claim, intent, ttl_s, most, marks, sought)
 
     async def release_claim(self, agent: AgentId, claim_id: str) -> bool:
         """Give a claim back, if it is this agent's; False: there is none."""
@@ -157,19 +197,21 @@ class PostgresCoordination:
         )
         return bool(rows)
 
-    async def claims(self) -> tuple[Claim, ...]:
-        """All claims that have not run out; the oldest first."""
-        rows = await self._database.unit(_fetch, _READ_CLAIMS, tx=False)
+    async def claims(self, limit: int, agent: AgentId | None = None) -> tuple[Claim, ...]:
+        """Claims that have not run out, of one agent or of all; the oldest first."""
+        name = None if agent is None else storable(agent)
+        rows = await self._database.unit(_fetch, _READ_CLAIMS, limit, name, tx=False)
         return tuple(map(_claim_of, rows))
 
     async def prune(self, before_utc: datetime) -> int:
         """Drop what was over before this time, in bounded units; see the port."""
         check_time(before_utc)
         total = 0
-        for query in _PRUNE:
-            gone = PRUNE_BATCH
-            while gone >= PRUNE_BATCH:
-                rows = await self._database.unit(_fetch, query, before_utc, PRUNE_BATCH, tx=False)
+        batches = (PRUNE_BATCH, PRUNE_BATCH, PRUNE_CLAIMS_BATCH)
+        for query, batch in zip(_PRUNE, batches, strict=True):
+            gone = batch
+            while gone >= batch:
+                rows = await self._database.unit(_fetch, query, before_utc, batch, tx=False)
                 gone = int(rows[0]["count"])
                 total += gone
         return total
@@ -206,24 +248,39 @@ async def _save_sweep(
     await connection.execute(_SAVE_READING, at_utc, coherence.status.value, score, body)
 
 
-async def _take_claim(connection: Connection, intent: Intent, ttl_s: float) -> ClaimAnswer:
-    await connection.execute("select pg_advisory_xact_lock($1)", _CLAIMS_LOCK)
-    rows = await connection.fetch(_READ_CLAIMS_OF, storable(intent.repository))
-    if rows:
-        held = in_the_way(intent, map(_claim_of, rows), rows[0]["now_utc"])
-        if held:
-            return ClaimAnswer(None, held)
+async def _take_claim(
+    connection: Connection,
+    intent: Intent,
+    ttl_s: float,
+    most: int,
+    marks: Sequence[int],
+    sought: Sequence[int],
+) -> ClaimAnswer:
+    agent, repository = storable(intent.agent), storable(intent.repository)
+    locks = (_AGENT_LOCK, _number_of(agent), _REPOSITORY_LOCK, _number_of(repository))
+    await connection.execute(_LOCK_CLAIMS, *locks)
+    await connection.execute(_DROP_CLAIMS_OVER, agent)
+    if held := await connection.fetch(_READ_HELD, sought, agent):
+        return ClaimAnswer(None, tuple(map(_claim_of, held)))
     row = await connection.fetchrow(
         _TAKE_CLAIM,
         intent.id,
-        storable(intent.agent),
-        storable(intent.repository),
+        agent,
+        repository,
         storable(intent.goal),
         [storable(path) for path in intent.files],
         ttl_s,
+        most,
     )
-    assert row is not None  # noqa: S101 - `returning` of an insert that cannot be skipped
+    if row is None:
+        return ClaimAnswer(None)
+    await connection.execute(_MARK_CLAIM, marks, intent.id)
     return ClaimAnswer(_claim_of(row))
+
+
+def _number_of(name: str) -> int:
+    """A lock's second number: 32 bits of the name, with a sign."""
+    return int(digest_of(name)[:8], 16) - 2**31
 
 
 def _finding_row(finding: Finding) -> tuple[object, ...]:

@@ -55,4 +55,18 @@ create table custosd.claims (
     constraint claims_order check (expires_utc > taken_utc)
 );
 
-create index claims_lasting on custosd.claims (repository, expires_utc);
+create index claims_of_agent on custosd.claims (agent_id, expires_utc);
+create index claims_age on custosd.claims (taken_utc, id);
+create index claims_over on custosd.claims (expires_utc);
+
+-- What a claim leaves for others to find (`core.intents`): who is in whose way is looked up
+-- here, so that it costs nothing more where many claims last.
+create table custosd.claim_marks (
+    mark            bigint not null,
+    claim_id        custosd.name not null,
+    constraint claim_marks_pk primary key (mark, claim_id),
+    constraint claim_marks_claim_fk foreign key (claim_id)
+        references custosd.claims on delete cascade
+);
+
+create index claim_marks_of_claim on custosd.claim_marks (claim_id);
