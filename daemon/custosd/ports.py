@@ -603,6 +603,10 @@ class ActionStore(Protocol):
         """Every life that is remembered."""
         ...
 
+    async def life(self, agent: AgentId) -> LifeRecord | None:
+        """What is remembered of one agent's life; None: nothing."""
+        ...
+
     async def save_lives(self, lives: Sequence[LifeRecord]) -> None:
         """Store lives, in one statement. A stored epoch or sequence never goes back."""
         ...
@@ -624,8 +628,13 @@ class ActionStore(Protocol):
         """
         ...
 
-    async def restarts(self, since_utc: datetime) -> tuple[Restart, ...]:
-        """All restarts that are open, and those intended since, oldest first."""
+    async def restarts(
+        self, since_utc: datetime, agent: AgentId | None = None
+    ) -> tuple[Restart, ...]:
+        """All restarts that are open, and those intended since, oldest first.
+
+        `agent`: only those of one.
+        """
         ...
 
     async def propose(self, intervention: Intervention) -> bool:
@@ -706,11 +715,11 @@ class SpendStore(Protocol):
         """Store calls' money; one that is settled in the store stays as it is."""
         ...
 
-    async def spent(self, since_utc: datetime) -> tuple[Spent, ...]:
+    async def spent(self, since_utc: datetime, agent: AgentId | None = None) -> tuple[Spent, ...]:
         """What counts as spent of what was reserved since then, by all daemons.
 
         Added up by agent, model and five minutes; also what is stamped with the future. What
-        is not settled counts as it was reserved.
+        is not settled counts as it was reserved. `agent`: only what one cost.
         """
         ...
 

@@ -126,6 +126,12 @@ class ActionContract:
         await store.save_lives([life(), life(B)])
         assert set(await store.lives()) == {life(), life(B)}
 
+    async def test_one_life_is_told_by_its_agent(self, store: ActionStore) -> None:
+        mine = replace(life(text=HOSTILE), agent=AgentId(f"a{HOSTILE}"))
+        await store.save_lives([mine, life(B)])
+        assert await store.life(mine.agent) == mine
+        assert await store.life(AgentId("nobody")) is None
+
     async def test_epoch_and_sequence_never_go_back(self, store: ActionStore) -> None:
         now = replace(life(epoch=3, sequence=7), state=AgentState.IDLE)
         await store.save_lives([now])
@@ -283,6 +289,17 @@ class ActionContract:
             told.append(now)
         assert await store.restarts(NOON - 2 * DAY) == tuple(told[1:])
         assert await store.restarts(LONG_AGO) == tuple(told)
+
+    async def test_restarts_of_one_agent_are_its_own(self, store: ActionStore) -> None:
+        mine = AgentId(f"a{HOSTILE}")
+        old = await intended(store, replace(intent("r1", mine), intended_utc=NOON - 9 * DAY))
+        assert await store.save_restart(ended(old))
+        again = replace(intent("r2", mine), key="k2", intended_utc=NOON - 8 * DAY)
+        still_open = await intended(store, again)
+        await intended(store, intent("r3", B))
+        assert await store.restarts(NOON - DAY, mine) == (still_open,)
+        assert await store.restarts(LONG_AGO, mine) == (ended(old), still_open)
+        assert await store.restarts(LONG_AGO, AgentId("nobody")) == ()
 
     @pytest.mark.parametrize(
         "bad",

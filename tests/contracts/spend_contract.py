@@ -86,6 +86,13 @@ class SpendContract:
         )
         assert len(await store.spent(NOON)) == 2
 
+    async def test_what_one_agent_cost_is_told_by_itself(self, store: SpendStore) -> None:
+        await store.save_spends(
+            [spend("s1"), spend("s2", BOB), spend("s3", BOB, at=NOON - DAY), spend("s4", BOB)]
+        )
+        assert await store.spent(NOON, BOB) == (Spent(NOON, BOB, "sonnet", 1.0),)
+        assert await store.spent(NOON, AgentId("nobody")) == ()
+
     async def test_what_agents_spent_in_a_day_never_shrinks(self, store: SpendStore) -> None:
         for usd in (5.0, 3.0):
             await store.save_fleet_day(NOON, usd)

@@ -224,8 +224,10 @@ class CutActions(MemoryActions):
     async def release_lease(self, name: str, owner: str) -> None:
         await self._cuts.call("release", lambda: self._inner.release_lease(name, owner))
 
-    async def restarts(self, since_utc: datetime) -> tuple[Restart, ...]:
-        return await self._inner.restarts(since_utc)
+    async def restarts(
+        self, since_utc: datetime, agent: AgentId | None = None
+    ) -> tuple[Restart, ...]:
+        return await self._inner.restarts(since_utc, agent)
 
     async def place_hold(self, hold: Hold) -> None:
         await self._inner.place_hold(hold)

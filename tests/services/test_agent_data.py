@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import datetime
 
 import trio
 from structlog.testing import capture_logs
@@ -14,10 +15,13 @@ from custosd.adapters.memory_coordination import MemoryCoordination
 from custosd.adapters.memory_spends import MemorySpends
 from custosd.adapters.workspaces.memory import MemoryWorkspaces
 from custosd.api.agents import part_forms
-from custosd.core.agent_data import Standing
-from custosd.core.agents import AgentId
+from custosd.core.agent_data import AgentMetrics, Standing
+from custosd.core.agents import AgentId, AgentState
 from custosd.core.errors import StoreUnavailable, WorkspaceError
 from custosd.core.explanations import Setting
+from custosd.core.lives import LifeRecord
+from custosd.core.money import Spend, Spent
+from custosd.core.restarts import Restart
 from custosd.core.view import AgentView
 from custosd.core.workspaces import Workspace
 from custosd.flow.clock import wall_clock
@@ -77,6 +81,58 @@ async def test_all_parts_come_with_their_values(autojump_clock: MockClock) -> No
         "place": "custosd.toml:7",
     }
     assert forms["workspace"]["value"]["folder"] == "/w"
+
+
+async def test_of_an_agent_only_its_own_is_read_and_its_life_once(
+    autojump_clock: MockClock,
+) -> None:
+    """Whatever the fleet is large: nothing of the others is fetched to be thrown away."""
+    asked: list[tuple[str, AgentId | None]] = []
+
+    class Actions(MemoryActions):
+        async def lives(self) -> tuple[LifeRecord, ...]:
+            asked.append(("lives", None))
+            return await super().lives()
+
+        async def life(self, agent: AgentId) -> LifeRecord | None:
+            asked.append(("life", agent))
+            await trio.sleep(1)
+            return await super().life(agent)
+
+        async def restarts(
+            self, since_utc: datetime, agent: AgentId | None = None
+        ) -> tuple[Restart, ...]:
+            asked.append(("restarts", agent))
+            return await super().restarts(since_utc, agent)
+
+    class Spends(MemorySpends):
+        async def spent(
+            self, since_utc: datetime, agent: AgentId | None = None
+        ) -> tuple[Spent, ...]:
+            asked.append(("spent", agent))
+            return await super().spent(since_utc, agent)
+
+    now_utc = wall_clock()
+    actions, spends = Actions(now_utc), Spends()
+    other = AgentId("bob")
+    lives = [LifeRecord(one, 3, 7, AgentState.IDLE, some.NOON) for one in (ADA, other)]
+    await actions.save_lives(lives)
+    await spends.save_spends(
+        [Spend(one, now_utc(), AgentId(one), "m", 0.5) for one in (ADA, other)]
+    )
+    stores = AgentStores(MemoryStore(), actions, spends, MemoryCoordination())
+
+    async def counted() -> AgentStores:
+        await trio.lowlevel.checkpoint()
+        return stores
+
+    parts = await data(counted).gather(ADA)
+    assert sorted(asked) == [("life", ADA), ("restarts", ADA), ("spent", ADA)]
+    standing, metrics = parts["agent"].value, parts["metrics"].value
+    assert isinstance(standing, Standing)
+    assert isinstance(metrics, AgentMetrics)
+    assert standing.life == lives[0]
+    assert (metrics.beats, metrics.judging_usd) == (7, 0.5)
 
 
 async def test_a_frozen_store_costs_its_parts_their_time_and_the_others_nothing(

@@ -63,6 +63,11 @@ class MemoryActions:
         await self._reach()
         return tuple(self._lives[agent] for agent in sorted(self._lives))
 
+    async def life(self, agent: AgentId) -> LifeRecord | None:
+        """See the port."""
+        await self._reach()
+        return self._lives.get(agent)
+
     async def save_lives(self, lives: Sequence[LifeRecord]) -> None:
         """See the port."""
         await self._reach()
@@ -109,11 +114,18 @@ class MemoryActions:
         )
         return True
 
-    async def restarts(self, since_utc: datetime) -> tuple[Restart, ...]:
+    async def restarts(
+        self, since_utc: datetime, agent: AgentId | None = None
+    ) -> tuple[Restart, ...]:
         """See the port."""
         await self._reach()
         check_time(since_utc)
-        found = [r for r in self._restarts.values() if not r.ended or r.intended_utc >= since_utc]
+        found = [
+            restart
+            for restart in self._restarts.values()
+            if agent in {None, restart.agent}
+            if not restart.ended or restart.intended_utc >= since_utc
+        ]
         return tuple(sorted(found, key=lambda restart: (restart.intended_utc, restart.id)))
 
     async def propose(self, intervention: Intervention) -> bool:

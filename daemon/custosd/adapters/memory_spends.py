@@ -37,14 +37,14 @@ class MemorySpends:
             if before is None or before.settled_usd is None:
                 self._spends[spend.id] = spend
 
-    async def spent(self, since_utc: datetime) -> tuple[Spent, ...]:
+    async def spent(self, since_utc: datetime, agent: AgentId | None = None) -> tuple[Spent, ...]:
         """See the port."""
         await self._begin()
         check_time(since_utc)
         found: dict[tuple[int, AgentId, str], float] = {}
         for spend in self._spends.values():
             at_utc, usd = spend.counts
-            if spend.at_utc >= since_utc and usd > 0:
+            if spend.at_utc >= since_utc and usd > 0 and agent in {None, spend.agent}:
                 bucket = int(at_utc.timestamp() // BUCKET_S)
                 key = (bucket, spend.agent, spend.model)
                 found[key] = found.get(key, 0.0) + usd

@@ -4,6 +4,7 @@ Law: each part has its own time and its own error. One that fails is told to hav
 why; it is never an empty value, and keeps no other back.
 """
 
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,8 @@ from custosd.core.tasks import Task
 from custosd.core.verdicts import Verdict
 from custosd.core.view import AgentView
 from custosd.core.workspaces import Workspace, work_place
+from custosd.flow.background import block_nursery
+from custosd.flow.cache import Cache
 from custosd.flow.monitor import Kind, operation
 from custosd.flow.parallel import run_parallel
 from custosd.ports import ActionStore, CoordinationStore, SpendStore, Store, TaskStore, Workspaces
@@ -35,6 +38,9 @@ VERDICTS = 5
 FACTS = 10
 RESTARTS_BACK = timedelta(days=7)
 SPEND_BACK = timedelta(days=1)
+
+_Life = Callable[[AgentId], Awaitable[LifeRecord | None]]
+
 _FOR_EVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 
@@ -74,10 +80,16 @@ class AgentData:
 
     async def gather(self, agent: AgentId) -> Mapping[str, AgentPart]:
         """All parts, at once, each within `timeout_s`; raises nothing of theirs."""
+        async with block_nursery("gathered") as nursery:
+            # One look at its life is what several parts are made of.
+            lives = Cache(nursery, self._life, ttl_s=math.inf, on_unheard=_unheard)
+            return await self._gather(agent, lives.get)
+
+    async def _gather(self, agent: AgentId, life: _Life) -> Mapping[str, AgentPart]:
         parts: Mapping[str, Callable[[AgentId], Awaitable[object]]] = {
-            "agent": self._agent,
-            "executions": self._executions,
-            "metrics": self._metrics,
+            "agent": partial(self._agent, life),
+            "executions": partial(self._executions, life),
+            "metrics": partial(self._metrics, life),
             "configuration": self._configuration,
             "verdicts": self._verdicts,
             "facts": self._facts,
@@ -119,16 +131,16 @@ class AgentData:
 
     async def _life(self, agent: AgentId) -> LifeRecord | None:
         stores = await self._sources.stores()
-        return next((life for life in await stores.actions.lives() if life.agent == agent), None)
+        return await stores.actions.life(agent)
 
-    async def _agent(self, agent: AgentId) -> Standing:
-        return Standing(await self._sources.view(agent), await self._life(agent))
+    async def _agent(self, life_of: _Life, agent: AgentId) -> Standing:
+        return Standing(await self._sources.view(agent), await life_of(agent))
 
-    async def _executions(self, agent: AgentId) -> Executions:
+    async def _executions(self, life_of: _Life, agent: AgentId) -> Executions:
         stores = await self._sources.stores()
         since_utc = self._sources.now_utc() - RESTARTS_BACK
-        restarts = [one for one in await stores.actions.restarts(since_utc) if one.agent == agent]
-        life, view = await self._life(agent), await self._sources.view(agent)
+        life, view = await life_of(agent), await self._sources.view(agent)
+        restarts = await stores.actions.restarts(since_utc, agent)
         return Executions(
             view.ref.run if view else "",
             life.epoch if life else None,
@@ -138,11 +150,11 @@ class AgentData:
             tuple(reversed(restarts)),
         )
 
-    async def _metrics(self, agent: AgentId) -> AgentMetrics:
+    async def _metrics(self, life_of: _Life, agent: AgentId) -> AgentMetrics:
         stores = await self._sources.stores()
         since_utc = self._sources.now_utc() - SPEND_BACK
-        spent = await stores.spends.spent(since_utc)
-        life, view = await self._life(agent), await self._sources.view(agent)
+        life, view = await life_of(agent), await self._sources.view(agent)
+        spent = await stores.spends.spent(since_utc, agent)
         digest = view.digest if view else None
         return AgentMetrics(
             life.sequence if life else None,
@@ -153,7 +165,7 @@ class AgentData:
             digest.edits if digest else None,
             digest.tests_run if digest else None,
             digest.usage if digest else None,
-            sum(one.usd for one in spent if one.agent == agent),
+            sum(one.usd for one in spent),
             since_utc,
         )
 
@@ -192,3 +204,8 @@ class AgentData:
         if isinstance(seen, WorkspaceError):
             raise seen
         return seen
+
+
+def _unheard(_agent: AgentId, error: Exception) -> None:
+    # Whoever asked has given up; what it came to is told as that part's own end.
+    log.error("agent_data.failed", part="life", exc_info=error)

@@ -6,11 +6,17 @@ PRUNE_BATCH = 2_000
 LIVES_SLICE = 5_000
 """Lives that one statement stores at most."""
 
-READ_LIVES = """
-select agent_id, epoch, sequence, state, since_utc, heard_utc, interval_s, wait_kind,
+_LIFE = """
+    agent_id, epoch, sequence, state, since_utc, heard_utc, interval_s, wait_kind,
     wait_until_utc, pid, started_ticks, boot_id, gaps_s, progress_utc
-from custosd.lives order by agent_id
 """
+
+# The statements below are put together from the constant part above, never from data.
+READ_LIVES = f"select {_LIFE} from custosd.lives order by agent_id"  # noqa: S608 - constant parts
+
+READ_LIFE = f"""
+select {_LIFE} from custosd.lives where shard = $1 and agent_id = $2
+"""  # noqa: S608 - constant parts
 
 SAVE_LIVES = """
 insert into custosd.lives as known (shard, agent_id, epoch, sequence, state, since_utc,
@@ -51,6 +57,13 @@ _RESTART = """
 READ_RESTART = f"""
 select {_RESTART} from custosd.restarts as restart
 where restart.shard = $1 and restart.id = $2
+"""  # noqa: S608 - constant parts
+
+READ_RESTARTS_OF = f"""
+select {_RESTART} from custosd.restarts as restart
+where restart.shard = $2 and restart.agent_id = $3
+    and (restart.ended_utc is null or restart.intended_utc >= $1)
+order by intended_utc, id
 """  # noqa: S608 - constant parts
 
 READ_RESTARTS = f"""

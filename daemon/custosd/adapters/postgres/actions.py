@@ -27,7 +27,7 @@ from custosd.adapters.encoding import (
 )
 from custosd.adapters.postgres import action_queries, action_rows
 from custosd.adapters.postgres.bridge import Connection, Database, Record
-from custosd.core.agents import shard_of
+from custosd.core.agents import AgentId, shard_of
 from custosd.core.errors import StoreRefused
 from custosd.core.holds import Hold, HoldKind
 from custosd.core.lives import LifeRecord
@@ -58,6 +58,12 @@ class PostgresActions:
         found = await self._database.unit(_read, action_queries.READ_LIVES, tx=False)
         return self._known(found, action_rows.life_of, "lives")
 
+    async def life(self, agent: AgentId) -> LifeRecord | None:
+        """What is remembered of one agent's life; None: nothing."""
+        key = (shard_of(agent), storable(agent))
+        found = await self._database.unit(_read, action_queries.READ_LIFE, *key, tx=False)
+        return next(iter(self._known(found, action_rows.life_of, "lives")), None)
+
     async def save_lives(self, lives: Sequence[LifeRecord]) -> None:
         """Store lives, all or none; a stored epoch or sequence never goes back."""
         if not lives:
@@ -82,11 +88,15 @@ class PostgresActions:
         """Store a restart and its steps; False: it has ended, or the fence was overtaken."""
         return await self._database.unit(_save_restart, restart, tx=False)
 
-    async def restarts(self, since_utc: datetime) -> tuple[Restart, ...]:
-        """All restarts that are open, and those intended since, oldest first."""
+    async def restarts(
+        self, since_utc: datetime, agent: AgentId | None = None
+    ) -> tuple[Restart, ...]:
+        """All restarts that are open, and those intended since, oldest first; of one agent."""
         check_time(since_utc)
-        query = action_queries.READ_RESTARTS
-        found = await self._database.unit(_read_since, query, since_utc, tx=False)
+        query, key = action_queries.READ_RESTARTS, tuple[object, ...]()
+        if agent is not None:
+            query, key = action_queries.READ_RESTARTS_OF, (shard_of(agent), storable(agent))
+        found = await self._database.unit(_read, query, since_utc, *key, tx=False)
         return self._known(found, action_rows.restart_of, "restarts")
 
     async def propose(self, intervention: Intervention) -> bool:
@@ -182,8 +192,8 @@ class PostgresActions:
 # The far side: coroutines that run on the database's thread, one for each unit of work.
 
 
-async def _read(conn: Connection, query: str) -> list[Record]:
-    return list(await conn.fetch(query))
+async def _read(conn: Connection, query: str, *parameters: object) -> list[Record]:
+    return list(await conn.fetch(query, *parameters))
 
 
 async def _read_since(conn: Connection, query: str, since_utc: datetime) -> list[Record]:

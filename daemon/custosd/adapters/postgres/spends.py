@@ -27,14 +27,17 @@ on conflict (shard, id) do update set
     where known.settled_usd is null
 """
 
-READ_SPENT = """
+_READ_SPENT = """
 select floor(extract(epoch from coalesce(settled_utc, at_utc)) / $2::integer)::bigint as bucket,
     agent_id, model, sum(coalesce(settled_usd, reserved_usd)) as usd
 from custosd.spends
-where at_utc >= $1 and coalesce(settled_usd, reserved_usd) > 0
+where at_utc >= $1 and coalesce(settled_usd, reserved_usd) > 0{whose}
 group by 1, 2, 3
 order by 1, 2, 3
 """
+
+READ_SPENT = _READ_SPENT.format(whose="")
+READ_SPENT_OF = _READ_SPENT.format(whose=" and shard = $3 and agent_id = $4")
 
 SAVE_FLEET_DAY = """
 insert into custosd.fleet_days as known (day, spent_usd) values ($1, $2)
@@ -68,10 +71,10 @@ class PostgresSpends:
             return
         await self._database.unit(_save, spends, tx=False)
 
-    async def spent(self, since_utc: datetime) -> tuple[Spent, ...]:
+    async def spent(self, since_utc: datetime, agent: AgentId | None = None) -> tuple[Spent, ...]:
         """See the port."""
         check_time(since_utc)
-        return await self._database.unit(_spent, since_utc, tx=False)
+        return await self._database.unit(_spent, since_utc, agent, tx=False)
 
     async def save_fleet_day(self, at_utc: datetime, usd: float) -> None:
         """See the port."""
@@ -117,8 +120,12 @@ async def _save(conn: Connection, spends: Sequence[Spend]) -> None:
     )
 
 
-async def _spent(conn: Connection, since_utc: datetime) -> tuple[Spent, ...]:
-    found = await conn.fetch(READ_SPENT, since_utc, BUCKET_S)
+async def _spent(conn: Connection, since_utc: datetime, agent: AgentId | None) -> tuple[Spent, ...]:
+    if agent is None:
+        found = await conn.fetch(READ_SPENT, since_utc, BUCKET_S)
+    else:
+        key = (shard_of(agent), storable(agent))
+        found = await conn.fetch(READ_SPENT_OF, since_utc, BUCKET_S, *key)
     return tuple(
         Spent(
             datetime.fromtimestamp(row["bucket"] * BUCKET_S, UTC),
