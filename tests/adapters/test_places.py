@@ -5,8 +5,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import trio
+from structlog.testing import capture_logs
+from tests.adapters.looped_folders import LOOPED
 
-from custosd.adapters.places import look, open_places
+from custosd.adapters.places import LocalPlaces, look, open_places
 from custosd.core.pairs import Place
 
 
@@ -68,7 +71,7 @@ def test_a_project_is_the_same_however_it_is_reached_and_holds_no_secret(
     assert look(str(repository)).project == "example.org/ada/app"
 
 
-def test_what_is_gone_or_in_no_repository_is_a_place_of_its_own(tmp_path: Path) -> None:
+def test_what_is_gone_or_in_no_repository_is_a_look_its_own(tmp_path: Path) -> None:
     for folder in (tmp_path / "gone" / "away", tmp_path):
         assert look(str(folder)) == Place("", str(folder))
 
@@ -93,7 +96,7 @@ def test_a_configuration_that_cannot_be_read_leaves_the_repository_to_itself(
     assert look(str(repository)).project == str(repository)
 
 
-def test_a_pipe_in_the_place_of_gits_file_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_in_the_look_gits_file_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / ".git").mkdir()
     os.mkfifo(tmp_path / ".git" / "HEAD")
     assert look(str(tmp_path)) == Place("", str(tmp_path))
@@ -104,3 +107,26 @@ async def test_what_was_found_stays_known_for_a_while(repository: Path) -> None:
         before = await places.place(str(repository), "")
         git(repository, "checkout", "-q", "-b", "other")
         assert await places.place(str(repository), "") == before
+
+
+@pytest.mark.parametrize("name", LOOPED)
+async def test_links_that_lead_nowhere_make_a_place_of_its_own(tmp_path: Path, name: str) -> None:
+    LOOPED[name](tmp_path)
+    async with open_places() as places:
+        assert await places.place(str(tmp_path), "") == Place("", str(tmp_path))
+    assert look(str(tmp_path)) == Place("", str(tmp_path))
+
+
+async def test_whatever_a_look_ends_with_is_that_folders_alone(nursery: trio.Nursery) -> None:
+    def see(folder: str) -> Place:
+        if folder == "/w/evil":
+            raise RuntimeError("/w/evil does what nobody thought of")
+        return Place("/r/.git", folder)
+
+    places = LocalPlaces(nursery, see)
+    with capture_logs() as logs:
+        assert await places.place("/w/evil", "told") == Place("", "/w/evil", "", "told")
+    assert await places.place("/w/good", "") == Place("/r/.git", "/w/good")
+    (line,) = logs
+    assert (line["event"], line["error"]) == ("place.unread", "RuntimeError")
+    assert "evil" not in line["folder"]

@@ -2,24 +2,30 @@
 
 Laws: read-only, no git is run; a folder that is gone, or lies in no repository, is a place
 of its own, and so is one that was not looked up within `LOOK_S`. What was found stays known
-for `KEPT_S`. Folders belong to agents: only regular files are read, and none is waited for.
+for `KEPT_S`. Folders belong to agents: only regular files are read, none is waited for, and
+whatever a look ends with is that folder's alone.
 """
 
+import errno
 import os
 import re
 import stat
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import structlog
 import trio
 
 from custosd.core.pairs import Place
+from custosd.core.transcript import digest_of
 from custosd.flow.cache import Cache
 from custosd.flow.threads import Threads
 from custosd.ports import Places
+
+log = structlog.get_logger()
 
 KEPT_S = 300.0
 MOST_KEPT = 50_000
@@ -33,9 +39,10 @@ _FAR = re.compile(r"(?:\w[\w+.-]*://)?(?:[^@/]*@)?([^/:@]+)(?::\d+/|[:/])/*(.+)"
 
 
 class LocalPlaces(Places):
-    """`ports.Places` of this machine; see `open_places`."""
+    """`ports.Places` of this machine; see `open_places`. `see` is its look, in a thread."""
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, nursery: trio.Nursery, see: Callable[[str], Place] | None = None) -> None:
+        self._see = see or look
         self._threads = Threads(_THREADS)
         self._known = Cache[str, Place](nursery, self._look, ttl_s=KEPT_S, most=MOST_KEPT)
 
@@ -49,7 +56,11 @@ class LocalPlaces(Places):
         return known if known.branch else replace(known, branch=branch)
 
     async def _look(self, folder: str) -> Place:
-        return await self._threads.run(partial(look, folder))
+        try:
+            return await self._threads.run(partial(self._see, folder))
+        except Exception as error:  # noqa: BLE001 - one folder's, and agents make folders
+            log.warning("place.unread", folder=digest_of(folder), error=type(error).__name__)
+            return Place("", folder)
 
 
 @asynccontextmanager
@@ -115,7 +126,7 @@ def located(folder: str) -> Located | None:
     for copy in (here, *here.parents):
         git, bare = copy / ".git", False
         if git.is_dir():
-            own = shared = git.resolve()
+            own = shared = _real(git)
         elif git.is_file():
             own = _pointed_to(git)
             shared = _shared_by(own)
@@ -133,13 +144,25 @@ def located(folder: str) -> Located | None:
 def _pointed_to(git: Path) -> Path:
     """The folder that a working tree's `.git` file names."""
     named = first_line(git).removeprefix("gitdir: ")
-    return (git.parent / named).resolve()
+    return _real(git.parent / named)
 
 
 def _shared_by(own: Path) -> Path:
     """The repository of which a working tree's folder is a part; itself for a submodule."""
     common = own / "commondir"
-    return (own / first_line(common)).resolve() if common.is_file() else own
+    return _real(own / first_line(common)) if common.is_file() else own
+
+
+def _real(path: Path) -> Path:
+    """Where a path leads; as far as it does, where its links are a loop.
+
+    Unlike `Path.resolve`, which some versions have raise `RuntimeError` for a loop; so do all
+    for a chain of links longer than the stack: `OSError` here.
+    """
+    try:
+        return Path(os.path.realpath(path))
+    except RecursionError as error:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from error
 
 
 def _project(shared: Path) -> str:

@@ -11,6 +11,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import trio
+from structlog.testing import capture_logs
+from tests.adapters.looped_folders import LOOPED
 from tests.adapters.workspaces.conftest import git, limits, now_utc
 from tests.contracts.workspaces_contract import WorkspacesContract, place
 
@@ -245,6 +247,36 @@ def test_what_is_no_absolute_path_is_refused(folder: str) -> None:
     with pytest.raises(WorkspaceError) as caught:
         look_into(Wanted(place(folder), ALL_PARTS, LONG_AGO, limits()))
     assert caught.value.reason == "not_absolute"
+
+
+@pytest.mark.parametrize("name", LOOPED)
+async def test_links_that_lead_nowhere_are_a_broken_repository(
+    workspaces: LocalWorkspaces, copy: Path, tmp_path: Path, name: str
+) -> None:
+    evil = tmp_path / "evil"
+    evil.mkdir()
+    LOOPED[name](evil)
+    good, bad = await workspaces.look([place(str(copy)), place(str(evil))])
+    assert isinstance(good, Workspace)
+    assert isinstance(bad, Workspace)
+    assert reasons(bad, WorkspacePart.REPOSITORY) == (
+        {} if name == "git itself" else {str(evil): "broken"}
+    )
+
+
+async def test_whatever_a_look_ends_with_is_that_folders_alone(tmp_path: Path) -> None:
+    def see(wanted: Wanted) -> Seen:
+        if wanted.place.folder == "/w/evil":
+            raise RuntimeError("what nobody thought of")
+        return Seen(Workspace(wanted.place.agent, wanted.place.folder))
+
+    workspaces = LocalWorkspaces(tmp_path, limits(), now_utc, see)
+    with capture_logs() as logs:
+        good, bad = await workspaces.look([place("/w/good"), place("/w/evil")])
+    assert isinstance(good, Workspace)
+    assert isinstance(bad, WorkspaceError)
+    assert bad.reason == "broken"
+    assert [line["event"] for line in logs] == ["workspace.unread"]
 
 
 # --- what hangs ---------------------------------------------------------------------------------

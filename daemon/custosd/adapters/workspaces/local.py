@@ -7,6 +7,7 @@ Laws:
 2. A look that hangs in the kernel is left behind when its time is up, and told. It keeps its
    thread; its folder is not looked at again before it has ended, and after `_HUNG_OF_MOUNT` of
    one file system none of that is. No more than `MOST_HUNG` are left behind at all.
+3. Whatever a look ends with is that folder's alone.
 """
 
 import os
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import structlog
 import trio
 
 from custosd.adapters.places import located
@@ -42,6 +44,8 @@ from custosd.flow.bounded import each
 from custosd.flow.monitor import Kind, operation
 from custosd.flow.threads import Threads
 from custosd.ports import Workspaces
+
+log = structlog.get_logger()
 
 MOST_HUNG = 32
 _HUNG_OF_MOUNT = 4
@@ -133,11 +137,15 @@ class LocalWorkspaces(Workspaces):
             looking.used("folders", len(places))
             found = await each(places, one, limit=self._limits.concurrency)
         answers: list[Workspace | WorkspaceError] = []
-        for outcome in found:
+        for place, outcome in zip(places, found, strict=True):
             try:
                 answers.append(outcome.unwrap())
             except WorkspaceError as error:
                 answers.append(error)
+            except Exception as error:  # noqa: BLE001 - one folder's, and agents make folders
+                found_by = type(error).__name__
+                log.warning("workspace.unread", agent=place.agent, error=found_by)
+                answers.append(WorkspaceError("broken", f"{place.folder} ends a look: {found_by}"))
         return tuple(answers)
 
     async def _look(self, wanted: Wanted, mounts: Sequence[str]) -> Workspace:
