@@ -1,6 +1,7 @@
 """The monitoring cycle in the whole daemon: each part on its own times, whatever the others do."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -11,16 +12,19 @@ from tests.cycling_daemon import GOOD, STUCK, URGENT, Daemon, of, paid
 
 from custosd.adapters.judges.pair_scripted import ScriptedPairJudge
 from custosd.adapters.judges.scripted import ScriptedJudge
+from custosd.adapters.memory_coordination import MemoryCoordination
 from custosd.config.settings import GuardianSettings
 from custosd.core.acts import Act, ActOutcome
 from custosd.core.errors import JudgeError
 from custosd.core.facts import (
     ActPerformed,
     ConductorSwept,
+    Escalated,
     InterventionChanged,
     SweepFinished,
     VerdictReached,
 )
+from custosd.core.findings import Finding
 from custosd.core.pairs import PairJudgement
 from custosd.core.steering import InterventionState
 from custosd.ports import PairQuestion, Question
@@ -121,17 +125,43 @@ async def test_a_conductor_that_fails_and_one_that_is_slow_hold_up_nobody_else(
             daemon.begin(name, goals)
             daemon.act(name, "src/a.py")
         before = len(times.of["sweep.finished"])
-        # It fails at its time, and is run again: five times are borne.
+        # It fails at its time, and is run again for as long as that takes.
         await trio.sleep(303)
-        assert "service.failed" in times.of
         assert {line["service"] for line in times.lines["service.failed"]} == {"conductor"}
         assert len(times.of["sweep.finished"]) - before == 5
+        await trio.sleep(1_500)
+        assert len(times.of["service.failed"]) > 20
+        assert all(line["again_in_s"] <= 60 for line in times.lines["service.failed"])
+        assert len(times.of["sweep.finished"]) - before == 30
+        assert daemon.view is not None
+        assert daemon.view.value.hands.concerns["service:conductor"].kind == "service_failing"
         daemon.pair_judge._script = lambda _: None  # type: ignore[attr-defined]
         await trio.sleep(600)
-        assert len(times.of["sweep.finished"]) - before == 15
+        assert "service:conductor" not in daemon.view.value.hands.concerns
+        assert len(times.of["sweep.finished"]) - before == 40
         assert late_s(times.of["sweep.finished"], 60) < 0.01
         # The grid outlived the failures.
         assert late_s(times.of["health.swept"], 30) < 0.01
+    told = [fact for fact in await daemon.facts(Escalated) if fact.concern == "service:conductor"]
+    assert len(told) == 1
+
+
+class BrokenStore(MemoryCoordination):
+    """Has a defect that nothing translates."""
+
+    async def findings(self, ended_since_utc: datetime) -> tuple[Finding, ...]:
+        raise ValueError(f"a defect that {ended_since_utc} meets")
+
+
+async def test_a_conductor_that_fails_from_the_first_puts_off_no_start(
+    autojump_clock: Clock, times: Times
+) -> None:
+    daemon = Daemon(ScriptedJudge([GOOD]), ["ada"], coordination=BrokenStore())
+    with trio.fail_after(1_000):
+        async with daemon.run():
+            await trio.sleep(930)
+    assert {line["service"] for line in times.lines["service.failed"]} == {"conductor"}
+    assert len(times.of["sweep.finished"]) == 16
 
 
 async def test_steering_follows_the_verdicts_of_a_sweep_and_all_is_on_record(

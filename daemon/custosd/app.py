@@ -21,6 +21,8 @@ from contextlib import (
 )
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
+from math import inf
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
@@ -138,6 +140,7 @@ from custosd.services.snapshots import keep_snapshots
 from custosd.services.store_absence import STORE_RETRIES, StoreAbsence
 from custosd.services.sync import Sync, SyncPorts, SyncSetup, follow_forges
 from custosd.services.sync_desk import SyncDesk
+from custosd.services.trouble import ServiceTrouble
 from custosd.services.vitals import show_life
 from custosd.services.watchdog import ReadinessPort, feed_watchdog
 
@@ -160,12 +163,16 @@ _START = replace(
 POLICY = RestartPolicy(most=5, period_s=300.0)
 """Our own services: a failing one is run again, a hopeless one ends the daemon."""
 
+PATIENT = replace(POLICY, most=inf)
+"""Those whose loss leaves no agent unwatched: run again for ever, while a person is told."""
+
 TASKS_FILE = "tasks.txt"
 """Where the tree of tasks is written, in the state folder."""
 
 RESTARTS_REMEMBERED = timedelta(days=1)
 """How far back restarts are read at a start; their budgets look no further."""
 
+Service = Callable[[Config, trio.TaskStatus[None]], Awaitable[None]]
 OpenSource = Callable[[Restored], AbstractAsyncContextManager[TranscriptSource]]
 OpenJudge = Callable[[Config], AbstractAsyncContextManager[Judge]]
 OpenPairJudge = Callable[[Config], AbstractAsyncContextManager[PairJudge]]
@@ -446,11 +453,13 @@ async def _start_producers(
 
     acting, pulses = wires.acting, wires.pulses
 
-    async def start(
-        name: str, service: Callable[[Config, trio.TaskStatus[None]], Awaitable[None]]
-    ) -> None:
+    async def start(name: str, service: Service, policy: RestartPolicy = POLICY) -> None:
         needs = NEEDS.get(name, lambda _config: None)
-        await nursery.start(wires.renewal.run, name, needs, service, POLICY, _tell_failure)
+        await nursery.start(wires.renewal.run, name, needs, service, policy, _tell_failure)
+
+    async def start_patiently(name: str, service: Service) -> None:
+        trouble = ServiceTrouble(name, wires.facts, nursery)
+        await start(name, lambda now, status: trouble.watch(partial(service, now), status), PATIENT)
 
     async def guardian(now: Config, task_status: trio.TaskStatus[None]) -> None:
         async with outside.open_judge(now) as judge:
@@ -464,9 +473,6 @@ async def _start_producers(
                     swept=lambda sweep: outside.swept(sweep, wires.view.value),
                     task_status=task_status,
                 )
-
-    async def conductor(now: Config, task_status: trio.TaskStatus[None]) -> None:
-        await _conduct(now, outside, wires, task_status)
 
     sync_desk = SyncDesk(outside.sync_store)
 
@@ -542,13 +548,15 @@ async def _start_producers(
     await start("money", lambda _, status: _keep_money(wires, status))
     await start("guardian", guardian)
     # It reads the verdicts of the first sweep.
-    await start("conductor", conductor)
+    await start_patiently("conductor", lambda now, status: _conduct(now, outside, wires, status))
     await start("liveness", lambda now, status: acting.watch_lives(now, pulses, status))
     await start("restarter", lambda _, status: acting.keep_restarts(pulses, status))
     await start("steerer", lambda _, status: acting.keep_steering(pulses, status))
     await start("alerting", lambda now, status: acting.keep_alerts(now, pulses, status))
     await start("tasks", lambda _, status: acting.keep_tasks(pulses, status))
-    await start("sync", lambda now, status: _follow_forges(now, outside, wires, sync_desk, status))
+    await start_patiently(
+        "sync", lambda now, status: _follow_forges(now, outside, wires, sync_desk, status)
+    )
     await start("enrolments", lambda _, status: acting.keep_enrolments(pulses, status))
     # Whoever comes in finds everybody at work.
     await start("doors", doors)
