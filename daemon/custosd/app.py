@@ -35,6 +35,7 @@ from custosd.acting import ActingHalf, Hands, Remembered, remembered
 from custosd.adapters.codec import MsgpackCodec
 from custosd.adapters.context import LocalContext
 from custosd.adapters.forges import open_forges
+from custosd.adapters.hung_looks import HungLooks
 from custosd.adapters.judges.budgets import budgets_of
 from custosd.adapters.judges.opening import (
     Guards,
@@ -996,11 +997,12 @@ async def _run_looked_at(
 ) -> None:
     config = reading.config
     manager.status("opening the database")
+    guard = HungLooks()
     async with (
         open_postgres(config, environ) as database,
         open_process_watch() as watch,
-        open_places() as places,
-        open_workspaces(limits_of(config.workspace), now_utc) as workspaces,
+        open_places(guard) as places,
+        open_workspaces(limits_of(config.workspace), now_utc, guard) as workspaces,
     ):
 
         async def prepared() -> bool:

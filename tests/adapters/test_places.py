@@ -2,6 +2,8 @@
 
 import os
 import subprocess
+import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,15 @@ import trio
 from structlog.testing import capture_logs
 from tests.adapters.looped_folders import LOOPED
 
+from custosd.adapters.hung_looks import HungLooks
 from custosd.adapters.places import LocalPlaces, look, open_places
+from custosd.adapters.workspaces.local import LocalWorkspaces, WorkspaceLimits
+from custosd.adapters.workspaces.outputs import TailLimits
+from custosd.core.agents import AgentId
+from custosd.core.errors import WorkspaceError
 from custosd.core.pairs import Place
+from custosd.core.workspaces import WorkPlace
+from custosd.flow.bounded import for_each
 
 
 def git(folder: Path, *args: str) -> None:
@@ -115,6 +124,56 @@ async def test_links_that_lead_nowhere_make_a_place_of_its_own(tmp_path: Path, n
     async with open_places() as places:
         assert await places.place(str(tmp_path), "") == Place("", str(tmp_path))
     assert look(str(tmp_path)) == Place("", str(tmp_path))
+
+
+class Dead:
+    """Looks at folders named "dead" hang, as on a file server that is gone, until let go."""
+
+    def __init__(self) -> None:
+        self.answers = threading.Event()
+        self.looks = 0
+
+    def __call__(self, folder: str) -> Place:
+        self.looks += 1
+        if "dead" in folder:
+            self.answers.wait()
+        return Place("/r/.git", folder)
+
+
+async def test_folders_that_hang_hold_no_other_and_are_not_asked_again(
+    nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    dead, guard, found = Dead(), HungLooks(), dict[str, Place]()
+    places = LocalPlaces(nursery, dead, guard, look_s=0.5)
+    folders = [f"{'/proc/dead' if n % 3 else '/w/good'}{n}" for n in range(120)]
+
+    async def find(folder: str) -> None:
+        found[folder] = await places.place(folder, "")
+
+    try:
+        with trio.fail_after(20):
+            await for_each(folders, find, limit=8)
+        for folder in folders:
+            repository = "" if "dead" in folder else "/r/.git"
+            assert found[folder] == Place(repository, folder)
+        assert 4 <= guard.hung <= 4 + 7
+        before = dead.looks
+        with trio.fail_after(0.4):
+            assert await places.place("/proc/dead1", "") == Place("", "/proc/dead1")
+        assert dead.looks == before
+        # Who looks at whole folders has heard of it.
+        limits = WorkspaceLimits(TailLimits((), 1, 1_024))
+        workspaces = LocalWorkspaces(tmp_path, limits, lambda: datetime.now(UTC), guard=guard)
+        [seen] = await workspaces.look([WorkPlace(AgentId("ada"), "/proc/dead1", "")])
+        assert isinstance(seen, WorkspaceError)
+        assert seen.reason == "hangs"
+    finally:
+        dead.answers.set()
+    with trio.fail_after(20):
+        while guard.hung:  # noqa: ASYNC110 - the end of a thread that nobody waits for
+            await trio.sleep(0.01)
+    # It was not kept that it hung.
+    assert (await places.place("/proc/dead1", "")).repository == "/r/.git"
 
 
 async def test_whatever_a_look_ends_with_is_that_folders_alone(nursery: trio.Nursery) -> None:

@@ -3,7 +3,8 @@
 Laws: read-only, no git is run; a folder that is gone, or lies in no repository, is a place
 of its own, and so is one that was not looked up within `LOOK_S`. What was found stays known
 for `KEPT_S`. Folders belong to agents: only regular files are read, none is waited for, and
-whatever a look ends with is that folder's alone.
+whatever a look ends with is that folder's alone. One that hangs is left behind, and holds up
+no other (`adapters.hung_looks`).
 """
 
 import errno
@@ -11,7 +12,7 @@ import os
 import re
 import stat
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,8 @@ from pathlib import Path
 import structlog
 import trio
 
+from custosd.adapters.hung_looks import MOST_HUNG, HungLooks
+from custosd.core.errors import WorkspaceError
 from custosd.core.pairs import Place
 from custosd.core.transcript import digest_of
 from custosd.flow.cache import Cache
@@ -41,33 +44,52 @@ _FAR = re.compile(r"(?:\w[\w+.-]*://)?(?:[^@/]*@)?([^/:@]+)(?::\d+/|[:/])/*(.+)"
 class LocalPlaces(Places):
     """`ports.Places` of this machine; see `open_places`. `see` is its look, in a thread."""
 
-    def __init__(self, nursery: trio.Nursery, see: Callable[[str], Place] | None = None) -> None:
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        see: Callable[[str], Place] | None = None,
+        guard: HungLooks | None = None,
+        look_s: float = LOOK_S,
+    ) -> None:
         self._see = see or look
-        self._threads = Threads(_THREADS)
-        self._known = Cache[str, Place](nursery, self._look, ttl_s=KEPT_S, most=MOST_KEPT)
+        self._guard = guard or HungLooks()
+        self._look_s = look_s
+        self._threads = Threads(_THREADS + MOST_HUNG)
+        self._known = Cache[str, Place](
+            nursery,
+            self._look,
+            ttl_s=KEPT_S,
+            most=MOST_KEPT,
+            on_unheard=lambda _folder, _error: None,  # a refusal that nobody waits for
+        )
 
     async def place(self, folder: str, branch: str) -> Place:
         """See the port."""
         if not folder.startswith("/"):
             return Place("", folder, "", branch)
         known = Place("", folder)
-        with trio.move_on_after(LOOK_S):
+        with trio.move_on_after(self._look_s), suppress(WorkspaceError):
             known = await self._known.get(folder)
         return known if known.branch else replace(known, branch=branch)
 
     async def _look(self, folder: str) -> Place:
         try:
-            return await self._threads.run(partial(self._see, folder))
+            return await self._guard.run(self._threads, folder, partial(self._see, folder))
+        except WorkspaceError:
+            raise  # it hangs: not kept, since that may end at any time
         except Exception as error:  # noqa: BLE001 - one folder's, and agents make folders
             log.warning("place.unread", folder=digest_of(folder), error=type(error).__name__)
             return Place("", folder)
 
 
 @asynccontextmanager
-async def open_places() -> AsyncGenerator[LocalPlaces]:
-    """The places of this machine, looked up in threads of their own while the block runs."""
+async def open_places(guard: HungLooks | None = None) -> AsyncGenerator[LocalPlaces]:
+    """The places of this machine, looked up in threads of their own while the block runs.
+
+    `guard` as others have it who look at folders.
+    """
     async with trio.open_nursery() as nursery:
-        yield LocalPlaces(nursery)
+        yield LocalPlaces(nursery, guard=guard)
         nursery.cancel_scope.cancel("closed")
 
 

@@ -46,6 +46,11 @@ class Place:
     branch: str = ""
     project: str = ""
 
+    @property
+    def path(self) -> str:
+        """The folder itself, whose place this is."""
+        return f"{self.copy.rstrip('/')}/{self.folder}" if self.folder else self.copy
+
 
 @dataclass(frozen=True, slots=True)
 class Work:

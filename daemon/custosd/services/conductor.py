@@ -81,6 +81,8 @@ ANSWERS_KEPT = 8_192
 READINGS_LOOKED_AT = 12
 _AT_ONCE = 64
 _PLACES_AT_ONCE = 8
+_PLACES_S = 30.0
+"""For all places of a sweep: however slow file systems are, it goes on with those it has."""
 _MOST_ATTEMPTS = 5
 _FEWEST = 2
 _CONCERN_KINDS = {
@@ -229,7 +231,10 @@ class Conductor:
         return (now_utc - grown_utc).total_seconds() <= self.setup.quiet_s
 
     async def _note(self, at_work: dict[AgentId, AgentView]) -> None:
-        """Bring the index up to date: what did not change costs one look."""
+        """Bring the index up to date: what did not change costs one look.
+
+        Whose place is not looked up in time is taken in all the same, as far as it is known.
+        """
         for gone in [agent for agent in self._index if agent not in at_work]:
             self._index.forget(gone)
         changed = [
@@ -240,15 +245,17 @@ class Conductor:
         ]
         found = await self._places({(folder, digest.branch) for _, digest, folder in changed})
         for number, (agent, digest, folder) in enumerate(changed, 1):
+            place = found.get((folder, digest.branch))
             self._index.note(
                 Work(
                     agent.ref.agent,
-                    _version(agent),
+                    # Not of this version while its place is not known: the next sweep looks again.
+                    "" if place is None else _version(agent),
                     # Who takes up what another gave up does not do it twice; what that one
                     # wrote can be in the way all the same.
                     "" if digest.gave_up else digest.goal,
                     agent.parent,
-                    found[folder, digest.branch],
+                    place or self._place_as_known(agent.ref.agent, folder, digest.branch),
                     digest.footprints,
                     digest.focus,
                 )
@@ -263,12 +270,22 @@ class Conductor:
 
         async def find(where: tuple[str, str]) -> None:
             found[where] = await self.ports.places.place(*where)
+            self.pulse.beat()
 
         if wanted:
             async with operation(Kind.FILE, "places") as looking:
                 looking.used("folders", len(wanted))
-                await for_each(wanted, find, limit=_PLACES_AT_ONCE)
+                with trio.move_on_after(_PLACES_S):
+                    await for_each(wanted, find, limit=_PLACES_AT_ONCE)
+        if len(found) < len(wanted):
+            log.warning("places.unknown", count=len(wanted) - len(found), of=len(wanted))
         return found
+
+    def _place_as_known(self, agent: AgentId, folder: str, branch: str) -> Place:
+        """What is known of a folder that was not looked up in time."""
+        work = self._index.work(agent)
+        known = work is not None and work.place.path == folder
+        return work.place if work is not None and known else Place("", folder, "", branch)
 
     # --- what is suspect, and what a judge says ---------------------------------------------
 

@@ -16,13 +16,12 @@ from tests.adapters.looped_folders import LOOPED
 from tests.adapters.workspaces.conftest import git, limits, now_utc
 from tests.contracts.workspaces_contract import WorkspacesContract, place
 
+from custosd.adapters.hung_looks import MOST_HUNG, mount_points
 from custosd.adapters.workspaces.local import (
-    MOST_HUNG,
     LocalWorkspaces,
     Seen,
     Wanted,
     look_into,
-    mount_points,
 )
 from custosd.core.errors import WorkspaceError
 from custosd.core.workspaces import ALL_PARTS, Gap, Workspace, WorkspacePart

@@ -4,25 +4,25 @@ Laws:
 
 1. One agent is one unit of work: all its files are read by one call in a thread, which looks at
    the clock itself; file by file they would cost more to hand over than to read.
-2. A look that hangs in the kernel is left behind when its time is up, and told. It keeps its
-   thread; its folder is not looked at again before it has ended, and after `_HUNG_OF_MOUNT` of
-   one file system none of that is. No more than `MOST_HUNG` are left behind at all.
+2. A look that hangs in the kernel is left behind when its time is up, and told; see
+   `adapters.hung_looks`.
 3. Whatever a look ends with is that folder's alone.
 """
 
 import os
-import re
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import structlog
 import trio
 
+from custosd.adapters.hung_looks import MOST_HUNG, HungLooks
 from custosd.adapters.places import located
 from custosd.adapters.workspaces.changes import ChangeLook
 from custosd.adapters.workspaces.folders import opened_workspace
@@ -46,10 +46,6 @@ from custosd.flow.threads import Threads
 from custosd.ports import Workspaces
 
 log = structlog.get_logger()
-
-MOST_HUNG = 32
-_HUNG_OF_MOUNT = 4
-_ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +80,6 @@ class Seen:
     checkout: Checkout | None = None
 
 
-@dataclass(slots=True)
-class _Unit:
-    """One call in a thread; `begun` and `ended` are set there."""
-
-    folder: str
-    mount: str
-    begun: bool = False
-    ended: bool = field(default=False)
-
-
 class LocalWorkspaces(Workspaces):
     """`ports.Workspaces` of this machine; see `open_workspaces`. `see` is the unit of work."""
 
@@ -103,20 +89,20 @@ class LocalWorkspaces(Workspaces):
         limits: WorkspaceLimits,
         now_utc: Callable[[], datetime],
         see: Callable[[Wanted], Seen] | None = None,
+        guard: HungLooks | None = None,
     ) -> None:
         self._limits = limits
         self._now_utc = now_utc
         self._see = see or look_into
+        self._guard = guard or HungLooks()
         self._slots: AdaptiveLimit[Fixed] = AdaptiveLimit(Fixed(limits.concurrency))
         self._threads = Threads(limits.concurrency + MOST_HUNG)
         self._git = Git(skeletons, self._threads, limits.timeout_s / 2)
-        self._hung: set[int] = set()
-        self._units: dict[int, _Unit] = {}
 
     @property
     def hung(self) -> int:
         """How many looks were left behind, and still hang."""
-        return len(self._left_behind())
+        return self._guard.hung
 
     async def look(
         self,
@@ -126,12 +112,11 @@ class LocalWorkspaces(Workspaces):
     ) -> tuple[Workspace | WorkspaceError, ...]:
         """See the port."""
         since_utc = since_utc or self._now_utc() - timedelta(seconds=self._limits.changed_s)
-        mounts = mount_points()
 
         async def one(place: WorkPlace) -> Workspace:
             wanted = Wanted(place, frozenset(parts), since_utc, self._limits)
             async with self._slots.slot():
-                return await self._look(wanted, mounts)
+                return await self._look(wanted)
 
         async with operation(Kind.FILE, "workspaces") as looking:
             looking.used("folders", len(places))
@@ -148,50 +133,15 @@ class LocalWorkspaces(Workspaces):
                 answers.append(WorkspaceError("broken", f"{place.folder} ends a look: {found_by}"))
         return tuple(answers)
 
-    async def _look(self, wanted: Wanted, mounts: Sequence[str]) -> Workspace:
+    async def _look(self, wanted: Wanted) -> Workspace:
         folder = wanted.place.folder
-        mount = next((each for each in mounts if f"{folder}/".startswith(each)), "/")
-        self._refuse_what_hangs(folder, mount)
         late = WorkspaceError("timeout", f"{folder} was not read in {self._limits.timeout_s:g} s")
         with trio.move_on_after(self._limits.timeout_s) as scope:
-            seen = await self._in_thread(wanted, _Unit(folder, mount))
+            seen = await self._guard.run(self._threads, folder, partial(self._see, wanted))
             if seen.checkout is None:
                 return seen.workspace
             return await self._with_git(seen.workspace, seen.checkout, scope.deadline)
         raise late
-
-    async def _in_thread(self, wanted: Wanted, unit: _Unit) -> Seen:
-        def run() -> Seen:
-            unit.begun = True
-            try:
-                return self._see(wanted)
-            finally:
-                unit.ended = True
-
-        key = id(unit)
-        self._units[key] = unit
-        try:
-            return await self._threads.run(run)
-        finally:
-            if unit.ended or not unit.begun:
-                del self._units[key]
-            else:
-                self._hung.add(key)
-
-    def _left_behind(self) -> list[_Unit]:
-        for key in [key for key in self._hung if self._units[key].ended]:
-            self._hung.discard(key)
-            del self._units[key]
-        return [self._units[key] for key in self._hung]
-
-    def _refuse_what_hangs(self, folder: str, mount: str) -> None:
-        left = self._left_behind()
-        if any(unit.folder == folder for unit in left):
-            raise WorkspaceError("hangs", f"the last look at {folder} still hangs")
-        if sum(unit.mount == mount for unit in left) >= _HUNG_OF_MOUNT:
-            raise WorkspaceError("file_system_hangs", f"looks at other folders on {mount} hang")
-        if len(left) >= MOST_HUNG:
-            raise WorkspaceError("too_many_hang", f"{len(left)} looks at other folders hang")
 
     async def _with_git(
         self, workspace: Workspace, checkout: Checkout, ends_at: float
@@ -221,12 +171,12 @@ def limits_of(settings: WorkspaceSettings) -> WorkspaceLimits:
 
 @asynccontextmanager
 async def open_workspaces(
-    limits: WorkspaceLimits, now_utc: Callable[[], datetime]
+    limits: WorkspaceLimits, now_utc: Callable[[], datetime], guard: HungLooks | None = None
 ) -> AsyncGenerator[LocalWorkspaces]:
-    """The workspaces of this machine, while the block runs."""
+    """The workspaces of this machine, while the block runs; `guard` as others have it."""
     with tempfile.TemporaryDirectory(prefix="custosd-git-") as folder:
         make_skeletons(Path(folder))
-        yield LocalWorkspaces(Path(folder), limits, now_utc)
+        yield LocalWorkspaces(Path(folder), limits, now_utc, guard=guard)
 
 
 def look_into(wanted: Wanted) -> Seen:
@@ -296,14 +246,3 @@ class _opened:  # noqa: N801 - used as a function
     def __exit__(self, *_: object) -> None:
         if self._fd is not None:
             os.close(self._fd)
-
-
-def mount_points() -> tuple[str, ...]:
-    """Where file systems are mounted, each with a slash at its end, the longest first."""
-    try:
-        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
-    except OSError:
-        return ()
-    points = {os.fsdecode(line.split(b" ")[4]) for line in lines if line.count(b" ") > 4}  # noqa: PLR2004 - the fifth field
-    plain = {_ESCAPE.sub(lambda code: chr(int(code[1], 8)), point) for point in points}
-    return tuple(sorted((point.rstrip("/") + "/" for point in plain), key=len, reverse=True))
