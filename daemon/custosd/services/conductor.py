@@ -7,10 +7,11 @@
 What is suspect, what a sweep makes of findings and what a reading comes to is decided in
 `custosd.core`; this module fetches, asks at most so many at once, stores and tells. Laws:
 
-1. Only agents that changed are compared, and a judge is asked once about equal content; of
-   many suspicions the weightiest first, at most `pairs` a sweep, and the rest is counted.
-2. Where a judge cannot be had the rules' word stands, signed as theirs; what they cannot say
-   either leaves a finding as it stood. The judge is asked again, ever more rarely.
+1. Only agents that changed are compared, and a judge is asked once about equal content, about
+   what is beyond doubt never; of many suspicions the weightiest first, at most `pairs` a sweep.
+2. Where a judge is not asked, not yet asked or cannot be had the rules' word stands, signed as
+   theirs; what they cannot say either leaves a finding as it stood. One that gave no answer is
+   asked again, ever more rarely.
 3. Sweeps never overlap. Whoever asks for one while another is under way gets the next one,
    together with everybody else who asked since that began.
 4. A finding is stored before it is told; where the store is away it is told all the same, and
@@ -55,6 +56,7 @@ from custosd.core.findings import (
 )
 from custosd.core.guardian import retry_pause_s
 from custosd.core.holds import HoldKind
+from custosd.core.pair_narrowing import is_beyond_doubt
 from custosd.core.pairs import (
     PairIndex,
     Place,
@@ -295,6 +297,11 @@ class Conductor:
         sweep.suspicions = len(suspicions)
         to_ask: list[PairQuestion] = []
         for number, suspicion in enumerate(suspicions, 1):
+            if number % _AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+            if is_beyond_doubt(suspicion):
+                _take_rules(sweep, suspicion)
+                continue
             question = self._question(suspicion)
             known = self._answers.get(question.input_hash)
             if known is not None:
@@ -304,11 +311,10 @@ class Conductor:
                 _take_rules(sweep, suspicion)
             else:
                 to_ask.append(question)
-            if number % _AT_ONCE == 0:
-                await trio.lowlevel.checkpoint()
         asking, waiting = to_ask[: self.setup.pairs], to_ask[self.setup.pairs :]
         sweep.asked, sweep.waiting = len(asking), len(waiting)
-        sweep.undecided.update(question.suspicion.key for question in waiting)
+        for question in waiting:
+            _take_rules(sweep, question.suspicion)
         waits_at = trio.current_time()
 
         unheard = {question.suspicion.key: question for question in asking}
