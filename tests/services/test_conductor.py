@@ -636,6 +636,53 @@ async def test_a_critical_fleet_is_a_persons_concern_until_it_is_not(
     assert len(of(told, Escalated)) == len(of(told, ConcernResolved)) == 1
 
 
+async def test_the_concern_about_a_fleet_ends_also_with_a_conductor_made_anew(
+    autojump_clock: trio.testing.MockClock, stage: Stage
+) -> None:
+    """Though nothing was known in between, and told again while it lasts."""
+
+    def put(alignment: float | None, standing: Standing = Standing.PROGRESSING) -> None:
+        for name in ("ada", "bob"):
+            stage.put(name, alignment=alignment, standing=standing)
+
+    async def life() -> list[type[Fact]]:
+        await trio.sleep(1)
+        await stage.conductor.sweep()
+        stage.conductor = stage.made()
+        told = stage.told()
+        return [type(f) for f in told if getattr(f, "concern", "") == "coherence:fleet"]
+
+    put(0.1)
+    assert await life() == [Escalated]
+    assert await life() == [Escalated]
+    put(None, Standing.UNKNOWN)
+    assert await life() == []
+    put(0.9)
+    assert await life() == [ConcernResolved]
+    assert await life() == []
+
+
+async def test_a_store_that_comes_late_takes_no_newer_score_away(
+    autojump_clock: trio.testing.MockClock, stage: Stage
+) -> None:
+    async def sweep(alignments: Iterable[float]) -> list[float]:
+        for alignment in alignments:
+            stage.put("ada", alignment=alignment)
+            await trio.sleep(1)
+            await stage.conductor.sweep()
+        return list(stage.conductor._scores)
+
+    before = await sweep([n / 100 for n in range(80, 92)])
+    assert len(before) == 12
+    stage.conductor = stage.made()
+    stage.store.fail_with(StoreUnavailable("gone"))
+    newer = await sweep([n / 100 for n in range(50, 58)])
+    assert len(newer) == 8
+    stage.store.fail_with(None)
+    (last,) = set(await sweep([0.3])) - {*before, *newer}
+    assert list(stage.conductor._scores) == [*before[-3:], *newer, last]
+
+
 async def test_whoever_asks_during_a_sweep_shares_the_next_one(
     autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
 ) -> None:

@@ -159,6 +159,7 @@ class Conductor:
     _turn: trio.Lock = field(default_factory=trio.Lock)
     _last: tuple[float, ConductorSwept] | None = None
     _alarmed: bool = False
+    _raised_before: bool = False
     _absence: StoreAbsence = field(default_factory=lambda: StoreAbsence("conductor"))
 
     async def sweep(self, coalesced: int = 0) -> ConductorSwept:
@@ -413,9 +414,16 @@ class Conductor:
         if not self.recalled:
             return
         self.book.recall(findings)
-        self._scores.extendleft(r.score for _, r in readings if r.score is not None)
+        older = [reading.score for _, reading in reversed(readings) if reading.score is not None]
+        # Where the store came late there are newer ones: these are kept.
+        newer = list(self._scores)
+        self._scores.clear()
+        self._scores.extend(older + newer)
         if self.reading is None and readings:
             self.reading = readings[0][1]
+        known = (reading for _, reading in readings if reading.status is not FleetStatus.UNKNOWN)
+        last = next(known, None)
+        self._raised_before = last is not None and _is_alarming(last)
         for finding in self.book.open.values():
             await self._escalate(finding)
 
@@ -488,21 +496,26 @@ class Conductor:
 
     async def _tell_alarm(self, swept: ConductorSwept) -> None:
         """A fleet (of two at least) in a critical state is a person's concern until it is not."""
-        critical = swept.status is FleetStatus.CRITICAL and swept.agents >= _FEWEST
+        critical, raised = _is_alarming(swept), self._alarmed or self._raised_before
+        # A life before this one raised it, perhaps before a view that has forgotten that.
         if critical and not self._alarmed:
             reason = f"coherence {swept.score or 0.0:.2f} of {swept.agents} agents"
             await self.facts.send(Escalated(FLEET_CONCERN, "fleet_critical", None, reason))
-        elif self._alarmed and not critical and swept.status is not FleetStatus.UNKNOWN:
+        elif raised and not critical and swept.status is not FleetStatus.UNKNOWN:
             await self.facts.send(ConcernResolved(FLEET_CONCERN, swept.status.value))
         else:
             return
-        self._alarmed = critical
+        self._alarmed, self._raised_before = critical, False
 
     async def _escalate(self, finding: Finding) -> None:
         sighting = finding.sighting
         kind = _CONCERN_KINDS[sighting.kind]
         reason = f"with {sighting.other}"
         await self.facts.send(Escalated(finding.concern, kind, sighting.one, reason))
+
+
+def _is_alarming(found: Coherence | ConductorSwept) -> bool:
+    return found.status is FleetStatus.CRITICAL and found.agents >= _FEWEST
 
 
 def _version(agent: AgentView) -> str:
