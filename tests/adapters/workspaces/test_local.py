@@ -241,6 +241,38 @@ def test_in_a_claimed_folder_files_of_others_are_not_read(tmp_path: Path) -> Non
     assert seen_in(tmp_path).outputs
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_in_a_claimed_folder_changes_of_others_are_not_told_nor_their_ignore_files_read(
+    copy: Path,
+) -> None:
+    (copy / ".git" / "info").mkdir(exist_ok=True)
+    for path, text in {
+        "t.jsonl": "",
+        "theirs.py": "1",
+        "their/a.py": "1",
+        "own/b.py": "1",
+        "own/c.py": "1",
+        ".gitignore": "b.py",
+        ".git/info/exclude": "c.py",
+    }.items():
+        (copy / path).parent.mkdir(exist_ok=True)
+        (copy / path).write_text(text)
+    for path in ("theirs.py", "their", ".gitignore", ".git/info/exclude"):
+        os.chown(copy / path, 12_345, 12_345)
+    seen = seen_in(copy, claimed_by=str(copy / "t.jsonl"))
+    assert seen.changes is not None
+    told = {file.path for file in seen.changes.files}
+    assert told == {"a.py", "t.jsonl", "own/b.py", "own/c.py"}
+    gaps = dict.fromkeys((".gitignore", "their", "theirs.py"), "not_owned")
+    assert reasons(seen, WorkspacePart.CHANGES) == gaps
+    # A person who names a folder means all of it.
+    assert changed_in(copy) == {"a.py", "t.jsonl", "theirs.py", "their/a.py", ".gitignore"}
+    # Below the copy its files count, but not those of others.
+    below = seen_in(copy / "own", claimed_by=str(copy / "t.jsonl")).changes
+    assert below is not None
+    assert {file.path for file in below.files} == {"b.py", "c.py"}
+
+
 @pytest.mark.parametrize("folder", ["", "w", "/w\0w"])
 def test_what_is_no_absolute_path_is_refused(folder: str) -> None:
     with pytest.raises(WorkspaceError) as caught:

@@ -4,6 +4,7 @@ Laws:
 
 1. Times are those of the inode's change: they cannot be set, and every write moves them.
 2. No link is followed; entries, depth and time are bounded; what was not seen is a gap.
+3. Where `owner` is given nothing of another user's is told, gone into or believed.
 """
 
 import heapq
@@ -31,6 +32,7 @@ class ChangeLook:
     """One look for changes. `ends_at` is a time of `time.monotonic`.
 
     `inside` is the folder's path below the working copy: "" or one that ends in a slash.
+    `owner` is who must own each file and folder; None: anybody.
     """
 
     since_utc: datetime
@@ -63,7 +65,7 @@ class ChangeLook:
     def _files(
         self, fd: int, above: str, rules: Rules, depth: int
     ) -> Iterator[tuple[str, os.stat_result]]:
-        rules, trouble = with_file_of(rules, fd, above)
+        rules, trouble = with_file_of(rules, fd, above, owner=self.owner)
         if trouble:
             self._gap(f"{above}.gitignore", trouble)
         folders: list[str] = []
@@ -106,9 +108,13 @@ class ChangeLook:
                 self.entries += 1
                 try:
                     status = entry.stat(follow_symlinks=False)
-                    yield entry.name, entry.is_dir(follow_symlinks=False), status
+                    is_folder = entry.is_dir(follow_symlinks=False)
                 except OSError:
                     continue  # gone since
+                if self.owner is not None and status.st_uid != self.owner:
+                    self._gap(f"{above}{entry.name}", "not_owned")
+                    continue
+                yield entry.name, is_folder, status
 
     def _over(self, path: str) -> bool:
         late = time.monotonic() > self.ends_at

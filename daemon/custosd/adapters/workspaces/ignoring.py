@@ -58,10 +58,15 @@ class Rules:
         return False
 
 
-def with_file_of(rules: Rules, folder: int, base: str, name: str = NAME) -> tuple[Rules, str]:
-    """The rules below this open folder, and what is wrong with its file: "" for nothing."""
+def with_file_of(
+    rules: Rules, folder: int, base: str, name: str = NAME, owner: int | None = None
+) -> tuple[Rules, str]:
+    """The rules below this open folder, and what is wrong with its file: "" for nothing.
+
+    `owner` as `folders.file_in` has it.
+    """
     try:
-        with file_in(folder, name) as (fd, status):
+        with file_in(folder, name, owner) as (fd, status):
             if not status.st_size:
                 return rules, ""
             with open(fd, "rb", closefd=False) as file:

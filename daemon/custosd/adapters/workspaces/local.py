@@ -23,7 +23,7 @@ import structlog
 import trio
 
 from custosd.adapters.hung_looks import MOST_HUNG, HungLooks
-from custosd.adapters.places import located
+from custosd.adapters.places import Located, located
 from custosd.adapters.workspaces.changes import ChangeLook
 from custosd.adapters.workspaces.folders import opened_workspace
 from custosd.adapters.workspaces.ignoring import Rules, with_file_of
@@ -204,27 +204,29 @@ def look_into(wanted: Wanted) -> Seen:
             inside = f"{found.inside}/" if found is not None and found.inside else ""
             rules = Rules()
             if found is not None and not found.bare:
-                rules = _rules_above(found.copy, found.shared, inside)
-            looking = ChangeLook(wanted.since_utc, limits.most_changed, ends_at, gaps, inside)
+                rules = _rules_above(found, inside, owner)
+            looking = ChangeLook(
+                wanted.since_utc, limits.most_changed, ends_at, gaps, inside, owner
+            )
             changes = looking.changes(root, rules)
     seen = tuple(gap for gap in gaps if gap.part in wanted.parts)
     workspace = Workspace(place.agent, place.folder, outputs, changes, None, seen)
     return Seen(workspace, checkout)
 
 
-def _rules_above(copy: Path, shared: Path, inside: str) -> Rules:
+def _rules_above(found: Located, inside: str, owner: int | None) -> Rules:
     """What counts in a folder of a working copy before its own file does."""
     rules = Rules()
-    with _opened(shared / "info") as info:
+    with _opened(found.shared / "info") as info:
         if info is not None:
-            rules, _ = with_file_of(rules, info, "", "exclude")
+            rules, _ = with_file_of(rules, info, "", "exclude", owner)
     parts = [part for part in inside.split("/") if part]
-    above = copy
+    above = found.copy
     for number, part in enumerate(parts):
         with _opened(above) as fd:
             if fd is not None:
                 base = "".join(f"{each}/" for each in parts[:number])
-                rules, _ = with_file_of(rules, fd, base)
+                rules, _ = with_file_of(rules, fd, base, owner=owner)
         above /= part
     return rules
 
