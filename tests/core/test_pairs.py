@@ -15,6 +15,7 @@ from custosd.core.pairs import (
     Place,
     Suspicion,
     Work,
+    content_of,
     file_of,
     judge_by_rules,
 )
@@ -110,6 +111,20 @@ def test_new_files_of_the_same_names_elsewhere_are_the_same_work() -> None:
     assert judge_by_rules(suspicion).holds
     alone = work("b", mark("src/ui/Filter.tsx", anew=True))
     assert suspected(one, alone) == []
+
+
+def test_a_likeness_that_changes_a_little_makes_no_other_question() -> None:
+    one, other = work("a", goal=ZEBRA), work("b", goal=ZEBRA)
+    works = {each.agent: each for each in (one, other)}
+
+    def content(likeness: float) -> str:
+        kind = FindingKind.DUPLICATE
+        return content_of(Suspicion(kind, one.agent, other.agent, likeness), works)
+
+    assert content(0.51) == content(0.53)
+    assert content(0.51) != content(0.63)
+    # Both are told to a model as 0.8, of which the rules hold what is no less for true.
+    assert content(0.78) != content(0.82)
 
 
 def test_a_file_that_everybody_writes_leads_to_few() -> None:

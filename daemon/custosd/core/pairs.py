@@ -81,6 +81,11 @@ class Suspicion:
     made_twice: int = 0
 
     @property
+    def roughly_alike(self) -> float:
+        """The likeness to one digit: with every agent that comes all change a little."""
+        return round(self.likeness, 1)
+
+    @property
     def key(self) -> Key:
         """The finding that it would be."""
         return self.kind, self.one, self.other
@@ -326,7 +331,8 @@ def in_words(suspicion: Suspicion) -> str:
 def content_of(suspicion: Suspicion, works: Mapping[AgentId, Work]) -> str:
     """A digest of all that a judge is shown of a pair: equal for equal questions.
 
-    Not of the lines, nor of what each is busy with just now: these change with every step.
+    Not of the lines, nor of what each is busy with just now: these change with every step. Of
+    the likeness what a prompt tells, and what the rules make of all of it.
     """
     one, other = works[suspicion.one], works[suspicion.other]
     met = suspicion.clash
@@ -334,7 +340,7 @@ def content_of(suspicion: Suspicion, works: Mapping[AgentId, Work]) -> str:
         *(suspicion.kind.value, one.goal, other.goal),
         *(one.place.branch, other.place.branch, *suspicion.paths),
         repr(met and (met.sure, met.mingled, met.blind)),
-        f"{suspicion.likeness:.2f} {suspicion.made_twice}",
+        f"{suspicion.roughly_alike} {suspicion.made_twice} {judge_by_rules(suspicion).holds}",
     )
     return digest_of("\x1f".join(parts))
 

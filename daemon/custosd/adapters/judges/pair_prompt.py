@@ -61,8 +61,7 @@ def pair_data(question: PairQuestion, most_tokens: int) -> PairData:
         {
             "type": "suspicion",
             "kind": suspicion.kind,
-            # One digit: with every agent that comes all likenesses change a little.
-            "likeness_of_goals": round(suspicion.likeness, 1),
+            "likeness_of_goals": suspicion.roughly_alike,
             "new_files_of_the_same_names": suspicion.made_twice,
             "write_to_one_place": met is not None,
             "at_the_same_time": met is not None and met.mingled,
