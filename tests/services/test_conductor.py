@@ -43,6 +43,7 @@ from custosd.core.transcript import Asked, Said
 from custosd.core.verdicts import JudgedBy, Judgement, Standing, Verdict
 from custosd.core.view import AgentView, FleetView, Hands
 from custosd.flow.pulse import Pulse
+from custosd.flow.rounds import Rounds
 from custosd.ports import PairJudge, PairQuestion
 from custosd.services.conductor import Conductor, ConductorPorts, ConductorSetup, conduct_fleet
 
@@ -691,15 +692,20 @@ async def test_whoever_asks_during_a_sweep_shares_the_next_one(
     stage.put("ada", rewritten("src/a.py"))
     stage.put("bob", rewritten("src/a.py"))
     done: list[ConductorSwept] = []
+    rounds = Rounds[ConductorSwept]("conductor", now_utc)
 
     async def ask(after_s: float) -> None:
         await trio.sleep(after_s)
-        done.append(await stage.conductor.sweep())
+        done.append(await rounds.ask())
 
     async with trio.open_nursery() as nursery:
-        for after_s in (0, 1, 2, 3):
-            nursery.start_soon(ask, after_s)
-    assert len(done) == 4
+        nursery.start_soon(conduct_fleet, stage.conductor, rounds)
+        async with trio.open_nursery() as asking:
+            for after_s in (1, 2, 3):
+                asking.start_soon(ask, after_s)
+        nursery.cancel_scope.cancel()
+    assert done == [done[0]] * 3
+    # The one that was begun first, before anybody asked; and one for all who did.
     assert len(of(stage.told(), ConductorSwept)) == 2
 
 

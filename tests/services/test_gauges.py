@@ -32,8 +32,23 @@ def test_lives_are_counted_by_their_condition_and_nobody_is_a_zero() -> None:
 
 def test_coherence_has_a_number_where_it_is_known_and_none_elsewhere() -> None:
     assert "coherence" not in {one.name for one in fleet_gauges(FleetView())}
-    status, trend = FleetStatus.WARNING, Trend.STEADY
-    swept = ConductorSwept(status, None, 0.4, 1.0, trend, 9, 2, 1, 0, 0, 3, 0, 0, 0, 0.1)
+    swept = ConductorSwept(
+        status=FleetStatus.WARNING,
+        before=None,
+        score=0.4,
+        coverage=1.0,
+        trend=Trend.STEADY,
+        agents=9,
+        duplicates=2,
+        conflicts=1,
+        opened=0,
+        resolved=0,
+        suspicions=3,
+        asked=0,
+        failed=0,
+        waiting=0,
+        duration_s=0.1,
+    )
     found = fleet_gauges(FleetView(conducted=swept))
     numbers = {(one.name, *one.labels.values()): one.value for one in found}
     assert numbers["coherence",] == 0.4

@@ -134,7 +134,7 @@ class SweepFinished:
     coalesced: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConductorSwept:
     """One look of the conductor at the whole fleet: what it read, found and could not judge.
 

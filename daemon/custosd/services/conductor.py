@@ -12,9 +12,7 @@ What is suspect, what a sweep makes of findings and what a reading comes to is d
 2. Where a judge is not asked, not yet asked or cannot be had the rules' word stands, signed as
    theirs; what they cannot say either leaves a finding as it stood. One that gave no answer is
    asked again, ever more rarely.
-3. Sweeps never overlap. Whoever asks for one while another is under way gets the next one,
-   together with everybody else who asked since that began.
-4. A finding is stored before it is told; where the store is away it is told all the same, and
+3. A finding is stored before it is told; where the store is away it is told all the same, and
    stored with the next sweep. None is opened before it is known which ones are open already.
 """
 
@@ -156,28 +154,19 @@ class Conductor:
     _unanswered: OrderedDict[str, _Failed] = field(default_factory=OrderedDict[str, _Failed])
     _scores: deque[float] = field(default_factory=lambda: deque(maxlen=READINGS_LOOKED_AT))
     _unsaved: dict[str, Finding] = field(default_factory=dict[str, Finding])
-    _turn: trio.Lock = field(default_factory=trio.Lock)
-    _last: tuple[float, ConductorSwept] | None = None
     _alarmed: bool = False
     _raised_before: bool = False
     _absence: StoreAbsence = field(default_factory=lambda: StoreAbsence("conductor"))
 
     async def sweep(self, coalesced: int = 0) -> ConductorSwept:
-        """Look at the fleet now, or with those who asked while another sweep was under way.
+        """Look at the fleet now. One at a time: `flow.rounds` sees to that.
 
         `coalesced` is how many sweeps that were missed it stands for; it is only told. Raises
         nothing of its own; a judge that fails otherwise than with a `JudgeError` is a defect, and
         propagates.
         """
-        asked_at = trio.current_time()
-        async with self._turn:
-            if self._last is not None and self._last[0] > asked_at:
-                return self._last[1]
-            began_at = trio.current_time()
-            async with operation(Kind.BATCH, "fleet", began_at - asked_at):
-                swept = await self._swept(self.view(), began_at, coalesced)
-            self._last = began_at, swept
-        return swept
+        async with operation(Kind.BATCH, "fleet"):
+            return await self._swept(self.view(), trio.current_time(), coalesced)
 
     async def _swept(self, view: FleetView, began_at: float, coalesced: int) -> ConductorSwept:
         await self._recall()
@@ -203,23 +192,23 @@ class Conductor:
         await self._save(now_utc, reading, changes)
         kinds = [finding.sighting.kind for finding in self.book.open.values()]
         swept = ConductorSwept(
-            reading.status,
-            before,
-            None if reading.score is None else round(reading.score, 4),
-            round(reading.coverage, 4),
-            reading.trend,
-            reading.agents,
-            kinds.count(FindingKind.DUPLICATE),
-            kinds.count(FindingKind.CONFLICT),
-            len(changes.opened),
-            len(changes.resolved),
-            sweep.suspicions,
-            sweep.asked,
-            sweep.failed,
-            sweep.waiting,
-            trio.current_time() - began_at,
-            sweep.cost_usd,
-            coalesced,
+            status=reading.status,
+            before=before,
+            score=None if reading.score is None else round(reading.score, 4),
+            coverage=round(reading.coverage, 4),
+            trend=reading.trend,
+            agents=reading.agents,
+            duplicates=kinds.count(FindingKind.DUPLICATE),
+            conflicts=kinds.count(FindingKind.CONFLICT),
+            opened=len(changes.opened),
+            resolved=len(changes.resolved),
+            suspicions=sweep.suspicions,
+            asked=sweep.asked,
+            failed=sweep.failed,
+            waiting=sweep.waiting,
+            duration_s=trio.current_time() - began_at,
+            cost_usd=sweep.cost_usd,
+            coalesced=coalesced,
         )
         await self._tell(changes, swept)
         return swept
