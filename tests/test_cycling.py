@@ -149,8 +149,8 @@ async def test_a_conductor_that_fails_and_one_that_is_slow_hold_up_nobody_else(
 class BrokenStore(MemoryCoordination):
     """Has a defect that nothing translates."""
 
-    async def findings(self, ended_since_utc: datetime) -> tuple[Finding, ...]:
-        raise ValueError(f"a defect that {ended_since_utc} meets")
+    async def findings(self, since_utc: datetime) -> tuple[Finding, ...]:
+        raise ValueError(f"a defect that {since_utc} meets")
 
 
 async def test_a_conductor_that_fails_from_the_first_puts_off_no_start(
