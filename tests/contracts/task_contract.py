@@ -519,6 +519,17 @@ class TaskContract:
         late = await store.complete(task.id, holder(task))
         assert (late.outcome, late.changes) == (Settling.LOST, ())
 
+    async def test_whom_authority_took_it_from_stays_known(self, store: TaskStore) -> None:
+        """Who had it as it ended; nobody, where nobody had it by then."""
+        await store.add([new("a")], "eve")
+        await claimed(store)
+        await store.complete(TaskId("a"), AUTHORITY, "landed")
+        await store.add([new("b"), new("c", "b")], "eve")
+        await claimed(store)
+        await store.release({ADA: 5})
+        await store.complete(TaskId("b"), AUTHORITY, "landed")
+        assert [(await one(store, id_)).agent for id_ in "ab"] == [ADA, None]
+
     # reading
 
     async def test_tasks_are_found_newest_first_by_state_and_agent_page_by_page(

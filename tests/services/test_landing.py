@@ -15,6 +15,7 @@ from tests.services.sync_stage import Crash, Crew, World, landed
 
 from custosd.adapters.memory_actions import virtual_utc
 from custosd.adapters.memory_tasks import MemoryTasks
+from custosd.core.agents import AgentId
 from custosd.core.errors import StoreUnavailable
 from custosd.core.facts import TaskChanged, WorkLanded, WorkLinked
 from custosd.core.forge import Told, WorkState
@@ -25,6 +26,7 @@ from custosd.services.fleet_tasks import FleetTasks
 from custosd.services.landing import RETRY_S, keep_landings
 from custosd.services.tasks import TaskDesk, TaskTimes
 
+BOB = AgentId("bob")
 Clock = trio.testing.MockClock
 Now = Callable[[], datetime]
 
@@ -122,6 +124,48 @@ async def test_who_ends_it_meanwhile_is_told_nothing(autojump_clock: Clock) -> N
     await world.look()
     assert await world.state("T-1") == "succeeded"
     assert world.crew.letters == {}
+
+
+async def test_who_claims_meanwhile_is_the_one_who_is_told(autojump_clock: Clock) -> None:
+    """Between what was read of the tasks and the end of one of them another has claimed it."""
+
+    class Overtaken(Crew):
+        async def complete(self, task: TaskId, by: str, result: str) -> bool:
+            if task not in self.completed:
+                await self.store.claim(ClaimRequest(BOB, 600.0))
+            return await super().complete(task, by, result)
+
+    world = World(virtual_utc)
+    world.crew = Overtaken(world.tasks)
+    world.hire()
+    await world.give("T-1", agent=None)
+    world.forge.put(landed(virtual_utc(), "T-1"))
+    await world.sync.sweep()
+    await world.look()
+    assert [agent for agent, _, _ in world.crew.letters] == [BOB]
+    assert [(fact.agent, fact.told) for fact in world.facts(WorkLanded)] == [(BOB, Told.QUEUED)]
+    assert [closing.agent for closing in await world.store.closings(10)] == [BOB]
+
+
+async def test_after_an_outage_the_one_who_has_the_task_by_then_is_told(
+    autojump_clock: Clock,
+) -> None:
+    """The end was written while Ada had it; her lease ran out before anybody went on."""
+    world = World(virtual_utc)
+    await world.give("T-1")
+    world.forge.put(landed(virtual_utc(), "T-1"))
+    await world.sync.sweep()
+    world.fuse.at, world.fuse.after = world.fuse.steps + 1, True
+    with pytest.raises(Crash):
+        await world.look()
+    world.fuse.at = -1
+    await trio.sleep(4_000)
+    await world.tasks.expire()
+    await trio.sleep(60)
+    assert (await world.tasks.claim(ClaimRequest(BOB, 600.0))).tasks
+    world.hire()
+    await world.look()
+    assert [agent for agent, _, _ in world.crew.letters] == [BOB]
 
 
 async def test_a_blocked_task_is_ended_and_frees_who_waited(autojump_clock: Clock) -> None:

@@ -296,8 +296,8 @@ class Told(StrEnum):
 class Closing:
     """That a landed work ends a task: written before it is done, and once a work and task.
 
-    `agent` had the task when it was written. `done_utc`: all is over; `told` says how the
-    agent heard of it.
+    `done_utc`: all is over; `agent` is who had the task as this work ended it, `told` how they
+    heard of it.
     """
 
     task: TaskId

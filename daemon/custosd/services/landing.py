@@ -7,9 +7,11 @@ Laws:
 
 1. By levels, not by edges: whatever changed is unread until all of this was done for it, so
    a stop at any point is gone on from, and a word that comes twice does nothing.
-2. That a work ends a task is written before it is done, with who had the task: so the agent
-   is told once, by one key, and also by the daemon after this one.
-3. Only what landed after a task was made ends it: names are used again.
+2. That a work ends a task is written before it is done. Who is told is who had the task by the
+   statement that ended it, which the task's own record says for good: so it is told once, by one
+   key, also by the daemon after this one, however long that was away.
+3. Only what landed after a task was made ends it: names are used again. A commit says no more
+   than when it was committed: one from before the task, merged after it, ends nothing.
 4. What the database did not take is tried again; what a task or an agent refused is not.
 """
 
@@ -127,9 +129,8 @@ class Landing:
 
     async def _end(self, work: ForgeWork, task: Task) -> bool:
         ports = self.ports
-        agent = task.claim.agent if task.claim else None
         closing = await ports.store.intend(
-            Closing(task.id, work.repository, work.kind, work.key, ports.now_utc(), agent)
+            Closing(task.id, work.repository, work.kind, work.key, ports.now_utc())
         )
         if closing.done_utc is not None:
             return True
@@ -137,7 +138,8 @@ class Landing:
         by = f"sync:{work.repository.partition(':')[0]}"
         if not await ports.tasks.complete(task.id, by, result):
             return False
-        told = await self._tell(closing, work, by, result)
+        closing = replace(closing, agent=await self._ended_for(task.id, result))
+        told = await self._tell(closing, work, by)
         if told is None:
             return False
         await ports.store.close(replace(closing, done_utc=ports.now_utc(), told=told))
@@ -155,24 +157,27 @@ class Landing:
         )
         return True
 
-    async def _tell(self, closing: Closing, work: ForgeWork, by: str, result: str) -> Told | None:
-        """Tell who was at work, if it was this work that ended the task."""
+    async def _ended_for(self, id_: TaskId, result: str) -> AgentId | None:
+        """Who had the task as this work ended it; None: nobody, or it had ended otherwise."""
+        task = (await self.ports.tasks.find({id_})).get(id_)
+        # Read after the end: before it another may have claimed, or ended it itself.
+        return task.agent if task is not None and task.result == result else None
+
+    async def _tell(self, closing: Closing, work: ForgeWork, by: str) -> Told | None:
+        """Tell who was at work; None: not now."""
         if closing.agent is None:
             return Told.NOBODY
-        task = (await self.ports.tasks.find({closing.task})).get(closing.task)
-        # It may have ended by itself meanwhile; then there is no news.
-        if task is None or task.result != result:
-            return Told.NOBODY
+        task = closing.task
         what = "pull request" if work.kind is WorkKind.PULL_REQUEST else "commit"
         name = work.repository.partition(":")[2]
         text = (
-            f"Task {task.id} is done: {what} {work.key[:12]} of {name} has landed on its main"
+            f"Task {task} is done: {what} {work.key[:12]} of {name} has landed on its main"
             f" branch. Nothing more is to be done for this task. {work.url}"
         )
         key = f"landed {' '.join(closing.id)}"
         told, why = await self.ports.tasks.inform(closing.agent, text, by, key)
         if told in {None, Told.REFUSED}:
-            log.warning("agent.untold", agent=closing.agent, task=task.id, reason=why)
+            log.warning("agent.untold", agent=closing.agent, task=task, reason=why)
         return told
 
 
