@@ -97,7 +97,7 @@ async def test_cancelled_anywhere_it_asks_no_more(autojump_clock: trio.testing.M
         assert await cancel_at_every_checkpoint(scenario, check) >= 6
 
 
-@pytest.mark.parametrize("error", [StoreUnavailable, StoreRefused, StoreConflict])
+@pytest.mark.parametrize("error", [StoreUnavailable, StoreConflict])
 def test_a_block_that_is_told_of_is_given_up_with_the_stores_errors_and_no_others(
     error: Callable[[str], StoreError],
 ) -> None:
@@ -112,3 +112,21 @@ def test_a_block_that_is_told_of_is_given_up_with_the_stores_errors_and_no_other
     assert [log["event"] for log in logs] == ["store.lost", "store.returned"]
     with pytest.raises(KeyError), absence.told(waiting=1):
         raise KeyError
+
+
+def test_what_is_refused_is_told_as_that_and_ends_an_absence() -> None:
+    """Once a refusal; the block alone is given up."""
+    absence = StoreAbsence("beat")
+    told = []
+    with capture_logs() as logs:
+        for error in (StoreUnavailable("x"), *[StoreRefused("bad")] * 3, StoreRefused("worse")):
+            with absence.told(waiting=1):
+                raise error
+            told.append(absence.away)
+    assert told == [True, False, False, False, False]
+    assert [(log["event"], log.get("error")) for log in logs] == [
+        ("store.lost", "x"),
+        ("store.returned", None),
+        ("store.refused", "bad"),
+        ("store.refused", "worse"),
+    ]

@@ -17,12 +17,12 @@ from custosd.adapters.memory_actions import virtual_utc
 from custosd.adapters.memory_tasks import MemoryTasks
 from custosd.core.acts import Act, ActAnswer, ActOutcome, ActRequest
 from custosd.core.agents import AgentId, AgentState
-from custosd.core.errors import StoreConflict, StoreUnavailable
+from custosd.core.errors import StoreConflict, StoreRefused, StoreUnavailable
 from custosd.core.evidence import Condition, Value
 from custosd.core.facts import ConcernResolved, Escalated, Fact, TaskChanged
 from custosd.core.lives import LifeView
 from custosd.core.task_forms import Asker
-from custosd.core.tasks import FailureKind, TaskId, TaskState
+from custosd.core.tasks import FailureKind, Task, TaskChange, TaskId, TaskQuery, TaskState
 from custosd.core.view import FleetView, Hands
 from custosd.flow.latest import Latest
 from custosd.flow.pulse import Pulse
@@ -335,6 +335,32 @@ async def test_a_store_that_is_away_is_told_of_once_and_kept_asking(
     events = [line["event"] for line in logged if line["event"].startswith("store.")]
     assert events == ["store.lost", "store.returned"]
     assert await kept.state("a") is S.READY
+
+
+async def test_what_the_database_refuses_keeps_no_other_lease_from_ending(
+    bench: Bench, autojump_clock: Clock, nursery: trio.Nursery
+) -> None:
+    """Neither a refused recall nor a refused release; and that is no absence of the store."""
+
+    class Refusing(MemoryTasks):
+        async def find(self, query: TaskQuery) -> tuple[Task, ...]:
+            raise StoreRefused("no")
+
+        async def release(self, dead: Mapping[AgentId, int]) -> tuple[TaskChange, ...]:
+            raise StoreRefused("no")
+
+    bench.store = store = Refusing()
+    bench.desk = TaskDesk(store, bench.view, bench.facts_in, TaskTimes(), virtual_utc)
+    await bench.add("a")
+    await bench.claimed(lease_s=7)
+    bench.sees(life(condition=Condition.DEAD))
+    with structlog.testing.capture_logs() as logged:
+        await nursery.start(keep_tasks, bench.desk, bench.view, Pulse("tasks", 0.0))
+        await trio.sleep(8)
+    assert await bench.state("a") is S.READY
+    events = {line["event"] for line in logged}
+    assert "store.refused" in events
+    assert "store.lost" not in events
 
 
 async def test_what_another_transaction_was_in_the_way_of_is_done_all_the_same(

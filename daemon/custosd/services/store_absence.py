@@ -5,7 +5,8 @@ Laws:
 1. An absence is `store.lost` once, however often the store is asked meanwhile, and
    `store.returned` when it answers; `during` says of both what it was asked for.
 2. What another transaction was in the way of is repeated at once, and is no absence.
-3. What the store refused goes out: repeating it would change nothing.
+3. What the store refused is no absence: repeating it would change nothing. It goes out; of a
+   `told` block it is `store.refused`, and the block alone is given up.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
@@ -18,7 +19,7 @@ from typing import TypeVar
 import structlog
 import trio
 
-from custosd.core.errors import StoreConflict, StoreError, StoreUnavailable
+from custosd.core.errors import StoreConflict, StoreError, StoreRefused, StoreUnavailable
 from custosd.flow.retry import FailedAttempt, Pause, RetryPolicy, retry, steady
 
 log = structlog.get_logger()
@@ -50,6 +51,7 @@ class StoreAbsence:
     def __init__(self, during: str) -> None:
         self.away = False
         self._during = during
+        self._refused = ""
 
     def lost(self, error: Exception, waiting: int) -> None:
         """It did not answer; `waiting` counts what waits for it."""
@@ -63,11 +65,25 @@ class StoreAbsence:
             log.info("store.returned", during=self._during)
         self.away = False
 
+    def _refuse(self, error: StoreRefused, waiting: int) -> None:
+        """Say it once for each kind of refusal, until something else is refused."""
+        refusal = f"{error.sqlstate} {error}"
+        if refusal != self._refused:
+            log.error("store.refused", during=self._during, error=str(error), waiting=waiting)
+        self._refused = refusal
+
     @contextmanager
     def told(self, waiting: int) -> Iterator[None]:
-        """Ask it in the block, which is given up with a `StoreError`: that is told, no more."""
+        """Ask it in the block, which is given up with a `StoreError`: that is told, no more.
+
+        Each thing that may be refused by itself has a block of its own.
+        """
         try:
             yield
+        except StoreRefused as error:
+            # It answered.
+            self.answered()
+            self._refuse(error, waiting)
         except StoreError as error:
             self.lost(error, waiting)
         else:

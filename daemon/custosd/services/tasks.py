@@ -17,7 +17,7 @@ Laws:
 """
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -443,22 +443,33 @@ class _Keeper:
         }
 
     async def _look(self) -> None:
-        with self._absence.told(waiting=0):
-            await past_conflicts(self._ask_store, MOST_ATTEMPTS)
-        if self._absence.away:
-            self._desk.alarm.after(STORE_RETRY_S)
+        # Each by itself: what is refused of one keeps no other from being done.
+        for part in self._to_ask():
+            with self._absence.told(waiting=0):
+                await past_conflicts(part, MOST_ATTEMPTS)
+            if self._absence.away:
+                self._desk.alarm.after(STORE_RETRY_S)
+                break
+        await self._desk.resolve()
 
-    async def _ask_store(self) -> None:
+    def _to_ask(self) -> Iterator[Callable[[], Awaitable[None]]]:
         if not self._recalled:
-            await self._desk.recall()
-            self._recalled = True
+            yield self._recall
         lives = self._view.value.hands.lives
         if gone := self._newly_gone(lives):
-            await self._desk.release(gone)
-        # Who lives again in the same epoch may be found dead in it again.
-        self._released = gone_epochs(lives)
-        await self._desk.expire()
-        await self._desk.resolve()
+            yield partial(self._release, gone, gone_epochs(lives))
+        else:
+            # Who lives again in the same epoch may be found dead in it again.
+            self._released = gone_epochs(lives)
+        yield self._desk.expire
+
+    async def _recall(self) -> None:
+        await self._desk.recall()
+        self._recalled = True
+
+    async def _release(self, gone: Mapping[AgentId, int], epochs: dict[AgentId, int]) -> None:
+        await self._desk.release(gone)
+        self._released = epochs
 
 
 async def keep_tasks(
