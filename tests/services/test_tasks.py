@@ -308,6 +308,33 @@ async def test_a_task_that_failed_for_good_is_a_persons_concern_for_a_day(
     assert kept.told() == [ConcernResolved(concern, "a day has passed")]
 
 
+async def test_a_concern_is_told_before_all_that_fell(bench: Bench, autojump_clock: Clock) -> None:
+    """Also where nobody reads the facts, and there is not room for all of them."""
+    fallen = [new(f"a{number:04}", "z-root") for number in range(1_500)]
+    await bench.store.add([new("z-root"), *fallen], "eve")
+    with structlog.testing.capture_logs() as logged:
+        await bench("fail", task="z-root")
+    found = bench.told()
+    assert [type(fact) for fact in found[:3]] == [Escalated, TaskChanged, TaskChanged]
+    assert [fact.task for fact in found[1:3]] == ["z-root", "a0000"]  # type: ignore[attr-defined]
+    untold = [line["changes"] for line in logged if line["event"] == "task.untold"]
+    assert untold == [1_501 + 1 - len(found)]
+
+
+async def test_a_concern_without_room_is_told_once_there_is_some(
+    kept: Bench, autojump_clock: Clock
+) -> None:
+    await kept.add("a")
+    for _ in range(1_000):
+        kept.facts_in.send_nowait(Escalated("filler", "filler", None, ""))
+    await kept("fail", task="a")
+    assert {fact.concern for fact in kept.told()} == {"filler"}  # type: ignore[attr-defined]
+    await trio.sleep(1)
+    assert [fact.concern for fact in kept.told()] == ["task:a"]  # type: ignore[attr-defined]
+    await trio.sleep(NOTICE_S + 1)
+    assert kept.told() == [ConcernResolved("task:a", "a day has passed")]
+
+
 async def test_what_failed_before_we_came_is_a_concern_for_the_rest_of_its_day(
     bench: Bench, autojump_clock: Clock, nursery: trio.Nursery
 ) -> None:

@@ -6,17 +6,20 @@
 Laws:
 
 1. Every change is a fact with its author, told after the store has it. The store decides;
-   nothing about tasks is remembered here but what was told to persons.
+   nothing about tasks is remembered here but what was told to persons. Who waits for an answer
+   waits for room in the facts for 5 s; what found none then is counted in the log.
 2. A claim belongs to one incarnation. It ends when its lease or its time limit does, when its
    agent is found dead, and when a later incarnation of it is there. Who comes after claims
    anew; a word of the one before is answered "lost".
 3. Leases end by due time, whoever gave them: a claim made here wakes the keeper, those of other
    daemons are looked for each `LOOK_S`.
 4. A task that has failed for good is a concern for `NOTICE_S`, once: what fell with it is
-   counted there and told of by facts alone.
+   counted there and told of by facts alone. Concerns go before all other facts, and one that
+   found no room is owed until it was told.
 """
 
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -119,6 +122,7 @@ class TaskDesk:
         self._facts = facts
         self._now_utc = now_utc
         self._notices: dict[str, float] = {}
+        self._owed: dict[str, tuple[Escalated, float]] = {}
         self._asked: Mapping[str, Callable[[Form, Asker], Awaitable[ActAnswer]]] = {
             "list": self._list,
             "show": self._show,
@@ -279,50 +283,51 @@ class TaskDesk:
         """Tell what the store has done; also when whoever asked has no time left."""
         if not changes:
             return
+        self._owe_concerns(changes)
+        log.info("tasks.changed", changes=len(changes), author=author, first=changes[0].task)
+        told = 0
         with trio.CancelScope(deadline=trio.current_time() + _TELL_TIMEOUT_S, shield=True) as scope:
             try:
-                for fact in self._facts_of(changes, author):
-                    await self._facts.send(fact)
+                await self.tell_owed()
+                # Roots before what fell with them.
+                for change in sorted(changes, key=lambda change: change.root is not None):
+                    await self._facts.send(_fact_of(change, author))
+                    told += 1
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 scope.cancel()
                 await trio.lowlevel.checkpoint_if_cancelled()
         if scope.cancelled_caught:
-            log.warning("task.untold", changes=len(changes), author=author)
+            log.warning("task.untold", changes=len(changes) - told, author=author)
+        if self._owed:
+            self.alarm.ring()
 
-    def _facts_of(self, changes: Sequence[TaskChange], author: str) -> list[Fact]:
-        facts: list[Fact] = []
-        fallen: dict[TaskId, int] = {}
+    def _owe_concerns(self, changes: Sequence[TaskChange]) -> None:
+        fallen = Counter(change.root for change in changes)
         for change in changes:
-            if change.root is not None:
-                fallen[change.root] = fallen.get(change.root, 0) + 1
-        for change in changes:
-            facts.append(
-                TaskChanged(
-                    change.task,
-                    change.before,
-                    change.after,
-                    author,
-                    change.agent,
-                    change.fence,
-                    change.kind,
-                    change.root,
-                )
-            )
             if change.after is TaskState.FAILED and change.root is None:
                 kind = change.kind or FailureKind.ERROR
-                with_it = fallen.get(change.task, 0)
-                facts.append(self._concern(change.task, kind, change.agent, with_it, NOTICE_S))
-        log.info("tasks.changed", changes=len(changes), author=author, first=changes[0].task)
-        return facts
+                self._owe(change.task, kind, change.agent, fallen[change.task], NOTICE_S)
 
-    def _concern(
+    def _owe(
         self, task: TaskId, kind: FailureKind, agent: AgentId | None, fallen: int, for_s: float
-    ) -> Escalated:
+    ) -> None:
         concern = f"task:{task}"
-        self._notices[concern] = trio.current_time() + for_s
         also = f"; {fallen} that waited for it with it" if fallen else ""
         words = f"task {task} failed for good ({kind.value.replace('_', ' ')}){also}"
-        return Escalated(concern, "task_failed", agent, words)
+        fact = Escalated(concern, "task_failed", agent, words)
+        self._owed[concern] = fact, trio.current_time() + for_s
+
+    async def tell_owed(self) -> None:
+        """Tell what persons are owed; what was not told stays owed. Waits for room."""
+        while self._owed:
+            concern = next(iter(self._owed))
+            fact, until = owed = self._owed.pop(concern)
+            try:
+                await self._facts.send(fact)
+            except BaseException:
+                self._owed[concern] = owed
+                raise
+            self._notices[concern] = until
 
     # what the keeper does
 
@@ -345,10 +350,11 @@ class TaskDesk:
             left_s = NOTICE_S - (now_utc - ended_utc).total_seconds()
             if own and left_s > 0 and f"task:{task.id}" not in self._notices:
                 kind = task.failure_kind or FailureKind.ERROR
-                await self._facts.send(self._concern(task.id, kind, task.agent, 0, left_s))
+                self._owe(task.id, kind, task.agent, 0, left_s)
 
     async def resolve(self) -> None:
-        """End the concerns whose time is over."""
+        """Tell the concerns that are owed, and end those whose time is over."""
+        await self.tell_owed()
         now = trio.current_time()
         for concern, until in list(self._notices.items()):
             if until <= now:
@@ -367,6 +373,19 @@ class TaskDesk:
     async def release(self, dead: Mapping[AgentId, int]) -> None:
         """Take back what these incarnations had."""
         await self.tell(await self._store.release(dead), BY)
+
+
+def _fact_of(change: TaskChange, author: str) -> TaskChanged:
+    return TaskChanged(
+        change.task,
+        change.before,
+        change.after,
+        author,
+        change.agent,
+        change.fence,
+        change.kind,
+        change.root,
+    )
 
 
 class ActsAndTasks:
