@@ -833,7 +833,10 @@ class TaskStore(Protocol):
         ...
 
     async def find(self, query: TaskQuery) -> tuple[Task, ...]:
-        """Tasks by state and agent, newest first."""
+        """Tasks by state, agent and end, newest first.
+
+        Raises `TaskRefused` where the task is gone after which to go on.
+        """
         ...
 
     async def assigned(self, agents: Collection[AgentId]) -> Mapping[AgentId, tuple[Task, ...]]:

@@ -23,6 +23,7 @@ from custosd.flow.latest import Latest
 from custosd.services.tasks import TaskDesk, TaskTimes
 
 TASKS = "/api/v1/tasks"
+LATEST = "9999-12-31T23:59:59-14:00"
 AB = {"tasks": [{"id": "x/a#1", "title": "A"}, {"id": "b", "title": "B", "depends_on": ["x/a#1"]}]}
 
 
@@ -113,6 +114,7 @@ async def test_reading(side: TaskSide) -> None:
         ("?limits=5", 400),
         ("?state=odd", 400),
         ("?id=zed", 404),
+        ("?after=zed", 404),
         ("/explode", 404),
         ("/claim", 404),
     ):
@@ -141,6 +143,7 @@ async def test_reading(side: TaskSide) -> None:
         ("boss", "complete", {"task": "a", "agnet": "ada"}, 400),
         ("boss", "link", {"edges": [["a", "a"]]}, 409),
         ("boss", "explode", {}, 404),
+        ("boss", "add", {"tasks": [{"id": "x", "title": "X", "deadline": LATEST}]}, 400),
     ],
 )
 async def test_the_scope_decides(

@@ -552,6 +552,39 @@ class TaskContract:
         ):
             assert "".join(task.id for task in await store.find(query)) == expected
 
+    async def test_no_page_comes_after_a_task_that_is_gone(
+        self, store: TaskStore, clock: Clock
+    ) -> None:
+        """To begin again in silence would let a client page for ever."""
+        await store.add([new("a"), new("b")], "eve")
+        await store.cancel([TaskId("a")])
+        clock.advance(10.0)
+        page = TaskQuery(limit=1, after=TaskId("a"))
+        assert await store.find(page) == ()
+        await store.prune(clock())
+        for gone in ("a", "never", HOSTILE):
+            with pytest.raises(TaskRefused) as refused:
+                await store.find(replace(page, after=TaskId(gone)))
+            assert refused.value.reason == "unknown_task"
+
+    async def test_ends_of_their_own_are_found_by_their_time(
+        self, store: TaskStore, clock: Clock
+    ) -> None:
+        """However many fell with them, and were made later."""
+        fallen = [new(f"f{number}", "root") for number in range(20)]
+        await store.add([new("early"), new("root"), *fallen], "eve")
+        for id_ in ("early", "root"):
+            clock.advance(10.0)
+            await store.fail(TaskId(id_), AUTHORITY, Failure())
+        query = TaskQuery(frozenset({S.FAILED}), limit=2, own_ends=True)
+        found = await store.find(replace(query, ended_after_utc=NOON + timedelta(seconds=15)))
+        assert [task.id for task in found] == ["root"]
+        found = await store.find(replace(query, ended_after_utc=NOON))
+        assert {task.id for task in found} == {"early", "root"}
+        assert await store.find(replace(query, ended_after_utc=clock())) == ()
+        with pytest.raises(StoreRefused):
+            await store.find(TaskQuery(ended_after_utc=datetime(2026, 3, 14)))  # noqa: DTZ001 - what must be refused
+
     async def test_what_ended_long_ago_is_forgotten_and_what_is_open_is_not(
         self, store: TaskStore, clock: Clock
     ) -> None:

@@ -40,6 +40,8 @@ Clock = trio.testing.MockClock
 O = ActOutcome  # noqa: E741 - as its fellows
 S = TaskState
 ADA = AgentId("ada")
+LATEST, FIRST = "9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00"
+"""Times that there are not in UTC."""
 BOSS = Asker("uid:0 (eve)", commands=True, reads=True)
 WORKER = Asker("token:ada", speaks_for=lambda agent: agent == ADA)
 
@@ -132,7 +134,10 @@ async def test_every_change_is_told_with_its_author(bench: Bench, autojump_clock
         ("add", BOSS, {"tasks": [{"id": "x", "title": "X", "prio": "high"}]}, "malformed"),
         ("add", BOSS, {"tasks": [{"id": "x", "title": "X", "priority": "urgent"}]}, "malformed"),
         ("add", BOSS, {"tasks": [{"id": "x", "title": "X", "deadline": "noon"}]}, "malformed"),
+        ("add", BOSS, {"tasks": [{"id": "x", "title": "X", "deadline": LATEST}]}, "malformed"),
+        ("add", BOSS, {"tasks": [{"id": "x", "title": "X", "not_before": FIRST}]}, "malformed"),
         ("add", WORKER, {"tasks": [{"id": "x", "title": "X"}]}, "denied"),
+        ("list", BOSS, {"after": "zed"}, "unknown_task"),
         ("cancel", WORKER, {"tasks": ["a"]}, "denied"),
         ("link", WORKER, {"edges": [["a", "b"]]}, "denied"),
         ("list", WORKER, {}, "denied"),
@@ -347,6 +352,21 @@ async def test_what_failed_before_we_came_is_a_concern_for_the_rest_of_its_day(
     await nursery.start(keep_tasks, later, bench.view, Pulse("tasks", 0.0))
     await trio.sleep(11)
     assert [type(fact) for fact in bench.told()] == [Escalated, Escalated, ConcernResolved]
+
+
+async def test_what_fell_with_it_hides_no_concern_from_the_next_daemon(
+    bench: Bench, autojump_clock: Clock, nursery: trio.Nursery
+) -> None:
+    fallen = [new(f"t{number:04}", "root") for number in range(1_100)]
+    await bench.store.add([new("root"), *fallen], "eve")
+    await bench("fail", task="root")
+    bench.told()
+    later = TaskDesk(bench.store, bench.view, bench.facts_in, TaskTimes(), virtual_utc)
+    await nursery.start(keep_tasks, later, bench.view, Pulse("tasks", 0.0))
+    await trio.sleep(1)
+    concerns = {fact.concern for fact in bench.told() if isinstance(fact, Escalated)}
+    assert len(concerns) == 1
+    assert "task:root" in concerns
 
 
 async def test_a_store_that_is_away_is_told_of_once_and_kept_asking(

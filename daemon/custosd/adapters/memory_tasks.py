@@ -106,6 +106,8 @@ class MemoryTasks:
 
     async def find(self, query: TaskQuery) -> tuple[Task, ...]:
         """See the port."""
+        if query.ended_after_utc is not None:
+            check_time(query.ended_after_utc)
         await self._reach()
         return self._book.find(query)
 

@@ -42,6 +42,7 @@ from custosd.core.tasks import (
     is_spent,
     lease_end,
     limit_rest_s,
+    no_such_page,
     rest_s,
     score,
     unique_sorted,
@@ -301,15 +302,22 @@ class TaskBook:
         return {id_: self._told(self._tasks[id_]) for id_ in sorted(ids) if id_ in self._tasks}
 
     def find(self, query: TaskQuery) -> tuple[Task, ...]:
-        """Tasks by state and agent, newest first."""
+        """Tasks by state, agent and end, newest first. Raises `TaskRefused` as the port says."""
         found = [
             task
             for task in self._tasks.values()
             if (not query.states or task.state in query.states)
             and (not query.agents or task.agent in query.agents)
+            and not (query.own_ends and task.failure_kind is FailureKind.DEPENDENCY)
+            and (
+                query.ended_after_utc is None
+                or (task.ended_utc is not None and task.ended_utc > query.ended_after_utc)
+            )
         ]
         found.sort(key=_age, reverse=True)
-        if query.after is not None and query.after in self._tasks:
+        if query.after is not None:
+            if query.after not in self._tasks:
+                raise no_such_page(query.after)
             last = _age(self._tasks[query.after])
             found = [task for task in found if _age(task) < last]
         return tuple(self._told(task) for task in found[: query.limit])

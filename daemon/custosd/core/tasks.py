@@ -252,12 +252,17 @@ class Expiry:
 
 @dataclass(frozen=True, slots=True)
 class TaskQuery:
-    """Which tasks to list, newest first; empty sets ask for all. `after` is the last one seen."""
+    """Which tasks to list, newest first; empty sets ask for all. `after` is the last one seen.
+
+    `ended_after_utc`: only what ended later. `own_ends`: not what ended with what it waited for.
+    """
 
     states: frozenset[TaskState] = frozenset()
     agents: frozenset[AgentId] = frozenset()
     limit: int = 100
     after: TaskId | None = None
+    ended_after_utc: datetime | None = None
+    own_ends: bool = False
 
 
 class TaskRefused(CustosdError):
@@ -465,6 +470,12 @@ def check_failure(failure: Failure) -> None:
         raise TaskRefused("malformed", f"an attempt ends by one of {kinds}, not {failure.kind}")
     if len(failure.reason) > LONGEST_TEXT or not 0 <= failure.after_s < math.inf:
         raise TaskRefused("malformed", "a reason is too long, or a time negative")
+
+
+def no_such_page(after: TaskId) -> TaskRefused:
+    """The refusal of a page after a task that there is not (any more)."""
+    words = f"there is no task {after[:200]!a} (any more) to go on after; begin again"
+    return TaskRefused("unknown_task", words)
 
 
 def unique_sorted(names: Iterable[str]) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 import structlog
@@ -83,7 +83,9 @@ STORE_RETRY_S = 5.0
 NOTICE_S = 86_400.0
 """For how long a task that failed for good is a person's concern."""
 
-MOST_RECALLED = 100
+MOST_RECALLED = 1_000
+"""Of so many tasks that failed for good, those made last, the concerns outlive a daemon."""
+
 MOST_ATTEMPTS = 5
 """How often is asked what other transactions are in the way of."""
 
@@ -343,13 +345,16 @@ class TaskDesk:
     async def recall(self) -> None:
         """Take up the concerns of a daemon before this one."""
         now_utc = self._now_utc()
-        failed = TaskQuery(frozenset({TaskState.FAILED}), limit=MOST_RECALLED)
+        failed = TaskQuery(
+            frozenset({TaskState.FAILED}),
+            limit=MOST_RECALLED,
+            ended_after_utc=now_utc - timedelta(seconds=NOTICE_S),
+            own_ends=True,
+        )
         for task in await self._store.find(failed):
-            own = task.failure_kind is not FailureKind.DEPENDENCY
-            ended_utc = task.ended_utc or now_utc
-            left_s = NOTICE_S - (now_utc - ended_utc).total_seconds()
-            if own and left_s > 0 and f"task:{task.id}" not in self._notices:
+            if f"task:{task.id}" not in self._notices:
                 kind = task.failure_kind or FailureKind.ERROR
+                left_s = NOTICE_S - (now_utc - (task.ended_utc or now_utc)).total_seconds()
                 self._owe(task.id, kind, task.agent, 0, left_s)
 
     async def resolve(self) -> None:

@@ -68,18 +68,22 @@ order by t.id
 
 
 @lru_cache
-def find_tasks(*, by_state: bool, by_agent: bool, after: bool, limit: int) -> str:
-    """Tasks, newest first. `$1` states, `$2` agents, `$3` the last task seen."""
+def find_tasks(
+    *, by_state: bool, by_agent: bool, after: bool, by_end: bool, own_ends: bool, limit: int
+) -> str:
+    """Tasks, newest first. `$1` states, `$2` agents, `$3` the last task seen, `$4` ended after."""
     wanted = {
         "t.state = any($1::text[])": by_state,
         "t.agent_id = any($2::text[])": by_agent,
         "(t.created_utc, t.id) < (select l.created_utc, l.id from custosd.tasks as l"
         " where l.id = $3)": after,
+        "t.ended_utc > $4": by_end,
+        f"t.failure_kind is distinct from '{FailureKind.DEPENDENCY.value}'": own_ends,
     }
     where = " and ".join(words for words, is_asked in wanted.items() if is_asked) or "true"
     return f"""
     select {_TASK} from custosd.tasks as t
-    where {where} and num_nulls($1::text[], $2::text[], $3::text) < 4
+    where {where} and num_nulls($1::text[], $2::text[], $3::text, $4::timestamptz) < 5
     order by t.created_utc desc, t.id desc limit {limit:d}
     """  # noqa: S608 - constant parts
 

@@ -49,6 +49,7 @@ from custosd.core.tasks import (
     find_cycle,
     in_ms,
     limit_rest_s,
+    no_such_page,
 )
 
 log = structlog.get_logger()
@@ -150,7 +151,9 @@ class PostgresTasks:
         return {task.id: task for _, task in task_rows.tasks_of(rows)}
 
     async def find(self, query: TaskQuery) -> tuple[Task, ...]:
-        """Tasks by state and agent, newest first."""
+        """Tasks by state, agent and end, newest first; see the port."""
+        if query.ended_after_utc is not None:
+            check_time(query.ended_after_utc)
         rows = await self._database.unit(_find, query, tx=False)
         return tuple(task for _, task in task_rows.tasks_of(rows))
 
@@ -309,17 +312,20 @@ async def _expire(conn: Connection, query: str, now_utc: datetime | None) -> Exp
 
 async def _find(conn: Connection, query: TaskQuery) -> list[Record]:
     after = query.after
-    if after is not None and not await conn.fetch(task_queries.READ_STATES, [after]):
-        after = None
+    if after is not None and not await conn.fetch(task_queries.READ_STATES, [storable(after)]):
+        raise no_such_page(after)
     sql = task_queries.find_tasks(
         by_state=bool(query.states),
         by_agent=bool(query.agents),
         after=after is not None,
+        by_end=query.ended_after_utc is not None,
+        own_ends=query.own_ends,
         limit=task_queries.rounded_up(query.limit),
     )
     states = [state.value for state in query.states]
     agents = [storable(agent) for agent in query.agents]
-    found = await conn.fetch(sql, states, agents, after)
+    last = None if after is None else storable(after)
+    found = await conn.fetch(sql, states, agents, last, query.ended_after_utc)
     return found[: query.limit]
 
 
