@@ -10,7 +10,7 @@ Laws:
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from custosd.core.agents import AgentId
@@ -108,7 +108,7 @@ class Fields:
         return float(found)
 
     def time(self, name: str) -> datetime | None:
-        """A time with a zone, or None."""
+        """A time with a zone, told in UTC, or None."""
         given = self.text(name)
         if not given:
             return None
@@ -118,7 +118,10 @@ class Fields:
             raise _malformed(f"{name} is no time; give one as 2026-01-31T18:00:00Z") from None
         if found.utcoffset() is None:
             raise _malformed(f"{name} does not say in which zone; end it in Z for UTC")
-        return found
+        try:
+            return found.astimezone(UTC)
+        except OverflowError:
+            raise _malformed(f"{name} is beyond the years 1 to 9999 in UTC") from None
 
     def word(self, name: str, words: Callable[[str], T], default: T) -> T:
         """One of a closed vocabulary."""
