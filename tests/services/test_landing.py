@@ -14,11 +14,12 @@ from tests.services.steering_stage import ACT, ADA, OBSERVE, SUGGEST, Stage
 from tests.services.sync_stage import Crash, Crew, World, landed
 
 from custosd.adapters.memory_actions import virtual_utc
+from custosd.adapters.memory_sync import MemorySync
 from custosd.adapters.memory_tasks import MemoryTasks
 from custosd.core.agents import AgentId
-from custosd.core.errors import StoreUnavailable
-from custosd.core.facts import TaskChanged, WorkLanded, WorkLinked
-from custosd.core.forge import Told, WorkState
+from custosd.core.errors import StoreRefused, StoreUnavailable
+from custosd.core.facts import ConcernResolved, Escalated, TaskChanged, WorkLanded, WorkLinked
+from custosd.core.forge import Closing, Told, WorkState
 from custosd.core.steering import InterventionState
 from custosd.core.steering_policy import SteeringLimits
 from custosd.core.tasks import AUTHORITY, ClaimRequest, NewTask, TaskId, TaskState
@@ -207,6 +208,36 @@ async def test_one_that_is_stuck_does_not_hold_the_others(autojump_clock: Clock)
     await world.sync.sweep()
     await world.look()
     assert [fact.task for fact in world.facts(WorkLanded)] == ["T-2"]
+
+
+async def test_one_that_the_database_refuses_holds_up_no_other(autojump_clock: Clock) -> None:
+    """It is said once, a person is told, and when it is over."""
+
+    class Refusing(MemorySync):
+        refuses = True
+
+        async def intend(self, closing: Closing) -> Closing:
+            if closing.key == "1" and self.refuses:
+                raise StoreRefused("no")
+            return await super().intend(closing)
+
+    store = Refusing()
+    world = World(virtual_utc, store=store)
+    await world.give("T-1")
+    await world.give("T-2")
+    for key in ("1", "2"):
+        world.forge.put(landed(virtual_utc(), f"T-{key}", key=key))
+    await world.sync.sweep()
+    with capture_logs() as lines:
+        for _ in range(3):
+            await world.look()
+    assert [await world.state(task) for task in ("T-1", "T-2")] == ["claimed", "succeeded"]
+    assert [line["event"] for line in lines].count("work.refused") == 1
+    (told,) = world.facts(Escalated)
+    store.refuses = False
+    await world.look()
+    assert await world.state("T-1") == "succeeded"
+    assert [fact.concern for fact in world.facts(ConcernResolved)] == [told.concern]
 
 
 async def test_a_database_that_is_away_is_waited_for(autojump_clock: Clock) -> None:

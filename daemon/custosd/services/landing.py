@@ -12,7 +12,8 @@ Laws:
    key, also by the daemon after this one, however long that was away.
 3. Only what landed after a task was made ends it: names are used again. A commit says no more
    than when it was committed: one from before the task, merged after it, ends nothing.
-4. What the database did not take is tried again; what a task or an agent refused is not.
+4. What the database did not take is tried again; what a task or an agent refused is not. One
+   work that it refuses holds up no other.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -24,8 +25,8 @@ import structlog
 import trio
 
 from custosd.core.agents import AgentId
-from custosd.core.errors import StoreError
-from custosd.core.facts import Fact, WorkLanded, WorkLinked
+from custosd.core.errors import StoreError, StoreRefused
+from custosd.core.facts import ConcernResolved, Escalated, Fact, WorkLanded, WorkLinked
 from custosd.core.forge import Closing, ForgeWork, Told, WorkKind
 from custosd.core.task_links import belonging
 from custosd.core.tasks import Task, TaskId
@@ -41,6 +42,7 @@ LOOK_S = 60.0
 """How often is looked for what another daemon left unread."""
 
 RETRY_S = 5.0
+_REFUSED = "the database refuses what follows from this work; see work.refused in the log"
 
 
 class LandingTasks(Protocol):
@@ -76,6 +78,7 @@ class Landing:
     facts: trio.MemorySendChannel[Fact]
     alarm: Alarm = field(default_factory=lambda: Alarm(LOOK_S))
     _absence: StoreAbsence = field(default_factory=lambda: StoreAbsence("landing"))
+    _refused: set[str] = field(default_factory=set[str])
 
     async def look(self, pulse: Pulse) -> None:
         """Read all that is unread; what could not be finished is tried again in `RETRY_S`."""
@@ -101,9 +104,31 @@ class Landing:
                 {link.task for work, _ in unread for link in work.links}
             )
             for work, version in unread:
-                if not await self._read(work, version, tasks):
+                if not await self._read_one(work, version, tasks):
                     stuck.add(work.id)
                 pulse.beat()
+
+    async def _read_one(self, work: ForgeWork, version: int, tasks: Mapping[TaskId, Task]) -> bool:
+        """As `_read`; what the database refuses is this work's alone, and a person's concern."""
+        name = f"work:{work.repository} {work.kind} {work.key}"
+        try:
+            done = await self._read(work, version, tasks)
+        except StoreRefused as error:
+            if name not in self._refused:
+                self._refused.add(name)
+                log.error(
+                    "work.refused",
+                    repository=work.repository,
+                    kind=work.kind,
+                    key=work.key,
+                    error=str(error),
+                )
+                await self.facts.send(Escalated(name, "landing_refused", None, _REFUSED))
+            return False
+        if done and name in self._refused:
+            self._refused.discard(name)
+            await self.facts.send(ConcernResolved(name, "read"))
+        return done
 
     async def _read(self, work: ForgeWork, version: int, tasks: Mapping[TaskId, Task]) -> bool:
         """Whether all was done that follows from this work."""
