@@ -510,7 +510,8 @@ class SyncStore(Protocol):
     async def prune(self, before_utc: datetime) -> int:
         """Drop works, cursors, deliveries and closings not touched since; how many.
 
-        Open work stays, and what is not over.
+        Pull requests and issues stay while they are open, and what is unread. Checks that
+        are not over go too: of a commit that was left behind nobody tells any more.
         """
         ...
 

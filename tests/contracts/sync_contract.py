@@ -184,6 +184,17 @@ class SyncContract:
         assert await store.closings(10) == ()
         assert await store.take_delivery("memory", delivery("d1", "x1"), NOON) == ()
 
+    async def test_checks_that_were_left_behind_go_after_their_time(self, store: SyncStore) -> None:
+        """Their pull request was merged, or pushed to anew: nobody says that they are over."""
+        states = (WorkState.PENDING, WorkState.RUNNING, WorkState.PASSED)
+        checks = [
+            replace(pull(f"{n}", state), kind=WorkKind.CHECK) for n, state in enumerate(states)
+        ]
+        issue = replace(pull("9"), kind=WorkKind.ISSUE)
+        await store.save_page(REPOSITORY, "checks", "c", [*checks, issue], NOON)
+        await store.prune(NOON + timedelta(seconds=1))
+        assert await store.works(ALL) == (issue,)
+
     async def test_what_makes_no_sense_is_refused_whole(self, store: SyncStore) -> None:
         for wrong in (
             replace(pull("2"), updated_utc=NAIVE),

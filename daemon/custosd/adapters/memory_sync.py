@@ -23,8 +23,8 @@ from custosd.core.forge import (
     absorbed,
 )
 
-UNDYING = frozenset({WorkState.OPEN, WorkState.PENDING, WorkState.RUNNING})
-"""What is not over."""
+UNDYING = frozenset({WorkKind.PULL_REQUEST, WorkKind.ISSUE})
+"""What stays while it is open. Of a check that is left behind nobody tells any more."""
 
 _Id = tuple[str, str, str]
 
@@ -188,7 +188,7 @@ class MemorySync:
 
 
 def _is_over(work: ForgeWork) -> bool:
-    return work.kind is WorkKind.COMMIT or work.state not in UNDYING
+    return work.kind not in UNDYING or work.state is not WorkState.OPEN
 
 
 def _fits(kept: _Kept, query: WorkQuery) -> bool:

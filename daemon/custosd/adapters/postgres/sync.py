@@ -138,7 +138,7 @@ _PRUNE = (
     """
     with gone as (delete from custosd.works where (repository, kind, key) in (
         select repository, kind, key from custosd.works where at_utc < $1 and not unread
-            and (kind = 'commit' or state not in ('open', 'pending', 'running'))
+            and (kind not in ('pull_request', 'issue') or state <> 'open')
         limit $2) returning 1)
     select count(*) from gone
     """,
