@@ -109,6 +109,8 @@ def about_form(name: str = "ada/engine", id_: int = 77) -> dict[str, Any]:
 class GitHubPlace:
     """Serves one repository, newest first, `per_page` at a time; counts what costs something.
 
+    `in_order`: lists come as they stand, as commits do by their descent.
+
     `faults` by a part of the target: each is used once, before all else. `asked` counts
     targets without their query; `charged` what counts against the limit of `limit` requests.
     """
@@ -129,6 +131,7 @@ class GitHubPlace:
     asked: Counter[str] = field(default_factory=Counter)
     unchanged: int = 0
     base: str = ""
+    in_order: bool = False
 
     async def answer(self, asked: Asked, stream: Stream) -> bool:
         path = urlsplit(asked.target).path
@@ -152,7 +155,7 @@ class GitHubPlace:
             return said(404, b'{"message": "Not Found"}', *self._limits())
         form, link = found, ""
         if isinstance(found, list):
-            newest = sorted(found, key=_moment, reverse=True)
+            newest = found if self.in_order else sorted(found, key=_moment, reverse=True)
             start = (page - 1) * self.per_page
             form = newest[start : start + self.per_page]
             if start + self.per_page < len(newest):

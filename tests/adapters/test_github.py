@@ -173,6 +173,22 @@ async def test_nothing_before_the_horizon_is_read() -> None:
         assert len(pages) == 4
 
 
+async def test_a_commit_whose_time_lies_ends_no_pass() -> None:
+    """A wrong clock, or a forged date, on the first page; and nothing before the horizon."""
+
+    def change(it: GitHubPlace) -> None:
+        news = [commit_form(f"c{number:02}", -number) for number in range(30)]
+        old = [commit_form(f"o{number:02}", -1440 * (60 + number)) for number in range(30)]
+        it.commits = [*news[:3], commit_form("liar", -1440 * 365 * 20), *news[3:], *old]
+        it.per_page = 10
+        it.in_order = True
+
+    async with served(change) as (github, _, _):
+        works, pages = await whole(github, "commits/")
+        assert {work.key for work in works} >= {"liar", *(f"c{n:02}" for n in range(30))}
+        assert len(pages) == 5
+
+
 async def test_the_checks_of_open_pull_requests_are_followed() -> None:
     async with served() as (github, _, _):
         work = ForgeWork("github:ada/engine", WorkKind.PULL_REQUEST, "1", WorkState.OPEN, NOW)

@@ -6,7 +6,8 @@ Laws:
    says "not modified" nothing is new, and nothing was counted.
 2. A pass over a stream begins at the newest and ends where the last complete one began, or at
    the horizon. Its place is in the cursor, so one that was cut short goes on there; pages that
-   shift meanwhile repeat works, and never skip one.
+   shift meanwhile repeat works, and never skip one. Times of commits are not GitHub's: one
+   that lies ends no pass, only a whole page from before the horizon does.
 3. The next page is where the answer's Link says, on the same host and below the same root,
    at most `MOST_PAGES` in a pass and never twice the same.
 4. A redirect is followed on the same host only: that is a repository that was renamed.
@@ -303,11 +304,14 @@ class GitHub:
         newest = max(seen, default=None)
         head = at.pass_head or (heads[0] if heads else "")
         horizon_utc = self._now_utc() - timedelta(seconds=self._settings.history_s)
-        oldest = min(times, default=None)
-        reached = oldest is not None and (
-            oldest < horizon_utc or (not heads and at.since is not None and oldest < at.since)
-        )
-        reached = reached or (bool(at.head) and at.head in heads)
+        if heads:
+            # Commits come by descent, and their times are whatever who made them says.
+            reached = max(times) < horizon_utc or (at.head != "" and at.head in heads)
+        else:
+            oldest = min(times, default=None)
+            reached = oldest is not None and (
+                oldest < horizon_utc or (at.since is not None and oldest < at.since)
+            )
         target = None if reached else _next(answer.headers.get("link", ""))
         if target is None:
             ended = _completed(at, answer, newest, head)
