@@ -112,6 +112,26 @@ async def test_a_person_is_told_once_and_when_it_is_over(
     assert [fact.concern for fact in world.facts(ConcernResolved)] == [told.concern]
 
 
+@pytest.mark.parametrize("left", [(), (Repository("ada/other", forge="memory"),)])
+async def test_of_what_is_not_followed_any_more_no_concern_stays(
+    now_utc: Now, autojump_clock: Clock, left: tuple[Repository, ...]
+) -> None:
+    """Also where nothing is followed any more."""
+    world = World(now_utc)
+    world.forge.fail(ENGINE.id, ForgeError(Trouble.GONE, "no"))
+    await world.sync.sweep()
+    (told,) = world.facts(Escalated)
+    world.repositories = left
+    for repository in left:
+        world.forge.add(repository.id)
+    world.hire()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(follow_forges, world.sync)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert [fact.concern for fact in world.facts(ConcernResolved)] == [told.concern]
+
+
 async def test_a_page_that_does_not_come_is_a_failure(now_utc: Now, autojump_clock: Clock) -> None:
     world = World(now_utc, setup={"page_timeout_s": 7.0})
     world.forge.delay_s = 60.0

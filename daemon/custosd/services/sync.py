@@ -165,16 +165,16 @@ class Sync:
         outcomes = [outcome for outcome, _ in tallies.values()]
         told = [tally for _, tally in tallies.values()]
         swept = self.last = ForgesSwept(
-            len(self.setup.repositories),
-            outcomes.count(SyncOutcome.SYNCED),
-            outcomes.count(SyncOutcome.HELD),
-            outcomes.count(SyncOutcome.FAILED),
-            len(self.setup.repositories) - len(due),
-            sum(tally.pages for tally in told),
-            sum(tally.unchanged for tally in told),
-            sum(tally.works for tally in told),
-            sum(tally.changed for tally in told),
-            trio.current_time() - began_at,
+            repositories=len(self.setup.repositories),
+            synced=outcomes.count(SyncOutcome.SYNCED),
+            held=outcomes.count(SyncOutcome.HELD),
+            failed=outcomes.count(SyncOutcome.FAILED),
+            resting=len(self.setup.repositories) - len(due),
+            pages=sum(tally.pages for tally in told),
+            unchanged=sum(tally.unchanged for tally in told),
+            works=sum(tally.works for tally in told),
+            changed=sum(tally.changed for tally in told),
+            duration_s=trio.current_time() - began_at,
         )
         log.info(
             "forges.swept",
@@ -522,6 +522,9 @@ class Sync:
                 self._due, forced, self._forced = trio.Event(), self._forced, False
                 if self.setup.repositories:
                     await self.sweep(forced=forced)
+                else:
+                    # What was followed before may have left a concern.
+                    await self._recall()
                 self.pulse.beat()
 
 
