@@ -171,6 +171,48 @@ async def test_a_limit_that_is_said_to_be_over_is_no_invitation(
     assert asked[-1] < 10
 
 
+async def test_an_account_that_is_held_for_long_is_a_concern_until_it_is_not(
+    now_utc: Now, autojump_clock: Clock
+) -> None:
+    """Told once; a hold of an hour, after which limits end, is none; another daemon ends it."""
+    world = World(now_utc, several(3))
+    for repository in world.repositories:
+        limited = ForgeError(Trouble.LIMITED, "429", retry_in_s=1_000.0)
+        world.forge.fail(repository.id, limited)
+
+    async def sweep_for(seconds: float) -> None:
+        for _ in range(int(seconds / 600)):
+            await world.sync.sweep()
+            await trio.sleep(600)
+
+    await sweep_for(3_600)
+    assert world.facts(Escalated) == []
+    await sweep_for(7_200)
+    (told,) = world.facts(Escalated)
+    assert (told.concern, told.kind, told.reason) == ("forge:memory", "forge_held", "limited")
+    world.hire()
+    await sweep_for(1_200)
+    assert len(world.facts(Escalated)) == 1
+    assert world.facts(ConcernResolved) == []
+    for repository in world.repositories:
+        world.forge.fail(repository.id, None)
+    await sweep_for(7_200)
+    assert [fact.concern for fact in world.facts(ConcernResolved)] == [told.concern]
+
+
+async def test_a_hold_that_ends_in_time_is_no_concern(now_utc: Now, autojump_clock: Clock) -> None:
+    """However often it comes again, with pages in between."""
+    world = World(now_utc)
+    for _ in range(10):
+        world.forge.fail(ENGINE.id, ForgeError(Trouble.LIMITED, "429", retry_in_s=900.0))
+        await world.sync.sweep()
+        world.forge.fail(ENGINE.id, None)
+        await trio.sleep(900)
+        assert (await world.sync.sweep()).synced == 1
+    assert world.facts(Escalated) == []
+    assert world.facts(ConcernResolved) == []
+
+
 async def test_a_share_of_the_account_is_left_to_others(
     now_utc: Now, autojump_clock: Clock
 ) -> None:

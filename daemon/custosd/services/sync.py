@@ -8,7 +8,7 @@ Laws:
 1. One repository's failure is its own: it rests, longer each time, and the others go on. What
    does not pass by itself, or not soon, is a person's concern until it is over.
 2. A limit is the account's: nobody asks the forge before its time, and a share of what it
-   grants is left to others.
+   grants is left to others. An account that is held for long is a person's concern.
 3. How far each stream was followed is stored with what was read, page by page: a stop costs
    no page, and an unbroken pass over what did not change costs nothing.
 4. A hook is stored before it is answered, once by its name and its body; in whatever order
@@ -64,6 +64,8 @@ log = structlog.get_logger()
 OPEN_LOOKED_AT = 20
 DELIVERIES_REMEMBERED = 4_096
 REFUSALS_TOLD_S = 60.0
+HELD_TOLD_S = 3_600.0
+"""An account that gave nothing for longer, which is when GitHub's own limits end, is a concern."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +96,18 @@ class SyncPorts:
 
 @dataclass(slots=True)
 class _Account:
-    """What a forge still grants us: nothing before `closed_until` (trio clock)."""
+    """What a forge still grants us: nothing before `closed_until` (trio clock).
+
+    `held_since` which time it gave no page; `told`: a person knows. `doubtful`: one may, from
+    whoever followed before.
+    """
 
     closed_until: float = 0.0
     in_a_row: int = 0
     quota: Quota | None = None
+    held_since: float | None = None
+    told: bool = False
+    doubtful: bool = False
 
 
 @dataclass(slots=True)
@@ -162,6 +171,7 @@ class Sync:
 
         if self._recalled:
             await for_each(due, follow, limit=self.setup.concurrency)
+            await self._tell_holds()
         outcomes = [outcome for outcome, _ in tallies.values()]
         told = [tally for _, tally in tallies.values()]
         swept = self.last = ForgesSwept(
@@ -297,6 +307,8 @@ class Sync:
             self.pulse.beat()
         account.in_a_row = 0
         self._heed(repository.forge, page.quota)
+        if account.closed_until <= trio.current_time():
+            account.held_since = None
         return page
 
     async def _in_time(
@@ -320,6 +332,21 @@ class Sync:
         if account.closed_until <= now:
             log.warning("forge.held", forge=forge, reason=reason, until_s=round(seconds, 1))
         account.closed_until = max(account.closed_until, now + seconds)
+        account.held_since = now if account.held_since is None else account.held_since
+
+    async def _tell_holds(self) -> None:
+        """Tell a person of an account that is held for long, and when it is not any more."""
+        now = trio.current_time()
+        for forge, account in self._accounts.items():
+            if account.held_since is None:
+                if account.told or account.doubtful:
+                    account.told = account.doubtful = False
+                    await self.facts.send(ConcernResolved(_hold_concern(forge), "granted"))
+            elif now - account.held_since > HELD_TOLD_S and not account.told:
+                account.told = True
+                await self.facts.send(
+                    Escalated(_hold_concern(forge), "forge_held", None, Trouble.LIMITED.value)
+                )
 
     # what is remembered, and who is told
 
@@ -331,6 +358,11 @@ class Sync:
             self.records = {record.repository: record for record in await self._stored()}
             self._recalled = True
         followed = {repository.id for repository in self.setup.repositories}
+        for forge in {one.partition(":")[0] for one, it in self.records.items() if _is_held(it)}:
+            if any(one.forge == forge for one in self.setup.repositories):
+                self._accounts[forge] = _Account(held_since=trio.current_time(), doubtful=True)
+            else:
+                await self.facts.send(ConcernResolved(_hold_concern(forge), "not_followed"))
         for record in self.records.values():
             if not self._needs_person(record):
                 continue
@@ -530,6 +562,14 @@ class Sync:
 
 def _concern(repository: str) -> str:
     return f"sync:{repository}"
+
+
+def _hold_concern(forge: str) -> str:
+    return f"forge:{forge}"
+
+
+def _is_held(record: RepositoryRecord) -> bool:
+    return record.outcome is SyncOutcome.HELD
 
 
 async def follow_forges(
