@@ -9,10 +9,11 @@ from tests.adapters.postgres.migrated import emptied, execute, migrated_dsn
 from tests.contracts.store_values import MINUTE, NOON
 from tests.contracts.sync_contract import ALL, REPOSITORY, SyncContract, commit, delivery, pull
 
-from custosd.adapters.postgres.bridge import Database
+from custosd.adapters.postgres.bridge import Connection, Database
 from custosd.adapters.postgres.embedded import EmbeddedServer
-from custosd.adapters.postgres.sync import PostgresSync
-from custosd.core.forge import WorkState
+from custosd.adapters.postgres.sync import PostgresSync, works_query
+from custosd.core.forge import WorkKind, WorkQuery, WorkState
+from custosd.core.tasks import TaskId
 
 pytestmark = pytest.mark.postgres
 
@@ -74,3 +75,36 @@ async def test_what_a_newer_version_wrote_is_left_out(
     await database.unit(execute, """update custosd.works set body = '{"kind": "epic"}'""")
     assert await store.works(ALL) == ()
     assert store.skipped == 1
+
+
+SEED = """
+insert into custosd.works (repository, kind, key, state, updated_utc, version, unread, at_utc, body)
+select 'memory:ada/r' || n % 20, 'pull_request', n, case when n % 100 = 0 then 'open' else
+    'merged' end, timestamptz '2026-03-14Z' + n * interval '1 s', 1, false, '2026-03-14Z', '{}'
+from generate_series(1, 20000) as n
+"""
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        ALL,
+        WorkQuery("memory:ada/r0", frozenset({WorkKind.PULL_REQUEST}), frozenset({WorkState.OPEN})),
+        WorkQuery(task=TaskId("T-1")),
+        WorkQuery("memory:ada/none"),
+    ],
+    ids=["all", "open pulls", "of a task", "of none"],
+)
+async def test_works_are_listed_by_index_however_many_there_are(
+    database: Database, query: WorkQuery
+) -> None:
+    async def plan(connection: Connection) -> str:
+        await connection.execute(SEED)
+        await connection.execute("analyze custosd.works, custosd.work_links")
+        statement, asked = works_query(query)
+        rows = await connection.fetch(f"explain {statement}", *asked)
+        return "\n".join(row[0] for row in rows)
+
+    found = await database.unit(plan)
+    assert "Index" in found
+    assert "Seq Scan on works" not in found

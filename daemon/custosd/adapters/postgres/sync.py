@@ -85,16 +85,36 @@ insert into custosd.deliveries (forge, id, digest, at_utc) values ($1, $2, $3, $
 on conflict do nothing returning id
 """
 
-_READ_WORKS = """
-select body::text as body from custosd.works as work
-where ($1 = '' or repository = $1)
-    and (cardinality($2::text[]) = 0 or kind = any($2::text[]))
-    and (cardinality($3::text[]) = 0 or state = any($3::text[]))
-    and ($4::text is null or exists (
-        select from custosd.work_links as link where link.task_id = $4
-            and (link.repository, link.kind, link.key) = (work.repository, work.kind, work.key)))
-order by updated_utc desc, repository, kind, key limit $5
-"""
+
+def works_query(query: WorkQuery) -> tuple[str, list[object]]:
+    """The statement that reads works, and what it is asked with.
+
+    It holds only what is asked for: of "this one, or any" a plan for all cases reads the table.
+    """
+    asked: list[object] = [query.limit]
+    wanted = ["true"]
+
+    def want(condition: str, value: object) -> None:
+        asked.append(value)
+        wanted.append(condition.format(f"${len(asked)}"))
+
+    if query.repository:
+        want("work.repository = {}", storable(query.repository))
+    if query.kinds:
+        want("work.kind = any({}::text[])", sorted(kind.value for kind in query.kinds))
+    if query.states:
+        want("work.state = any({}::text[])", sorted(state.value for state in query.states))
+    if query.task is not None:
+        key = "(work.repository, work.kind, work.key)"
+        links = "select repository, kind, key from custosd.work_links where task_id = {}"
+        want(f"{key} in ({links})", storable(query.task))
+    where = " and ".join(wanted)
+    statement = f"""
+    select work.body::text as body from custosd.works as work where {where}
+    order by work.updated_utc desc, work.repository, work.kind, work.key limit $1
+    """  # noqa: S608 - constant parts
+    return statement, asked
+
 
 _READ_UNREAD = """
 select body::text as body, version from custosd.works where unread
@@ -214,16 +234,8 @@ class PostgresSync:
 
     async def works(self, query: WorkQuery) -> tuple[ForgeWork, ...]:
         """What is known of works, the newest first."""
-        rows = await self._database.unit(
-            _fetch,
-            _READ_WORKS,
-            storable(query.repository),
-            sorted(kind.value for kind in query.kinds),
-            sorted(state.value for state in query.states),
-            None if query.task is None else storable(query.task),
-            query.limit,
-            tx=False,
-        )
+        statement, asked = works_query(query)
+        rows = await self._database.unit(_fetch, statement, *asked, tx=False)
         return self._known(rows, ForgeWork, "works")
 
     async def unread(self, limit: int) -> tuple[tuple[ForgeWork, int], ...]:

@@ -42,6 +42,7 @@ create table custosd.works (
 
 create index works_unread on custosd.works (at_utc) where unread;
 create index works_newest on custosd.works (repository, kind, updated_utc desc);
+create index works_latest on custosd.works (updated_utc desc, repository, kind, key);
 create index works_age on custosd.works (at_utc);
 
 -- Which works belong to which tasks. Not tied to the task: its record may go before.
