@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from custosd.config.agents import AgentSettings
+from custosd.config.coordination import ConductorSettings
 from custosd.config.kinds import Address, Folders, HttpUrl, Kind, Words
 from custosd.config.section import Section, key_of, kind_of
 from custosd.config.settings import (
@@ -105,6 +106,13 @@ def test_an_agent_needs_what_its_control_and_its_channel_need() -> None:
     with pytest.raises(ValueError, match=r'tmux_target: expected a value beside channel = "tmux"'):
         AgentSettings(id="a", channel="tmux")
     AgentSettings(id="a", control="systemd", unit="custosd-agent@a.service")
+
+
+def test_a_model_answers_about_pairs_before_the_next_sweep() -> None:
+    """The rules take no time: where they judge, how long a judge may take does not matter."""
+    ConductorSettings(interval_s=2.0, judge_timeout_s=8.0)
+    with pytest.raises(ValueError, match=r"judge_timeout: expected at most interval"):
+        ConductorSettings(interval_s=2.0, judge_timeout_s=8.0, judge="sonnet")
 
 
 def test_two_agents_share_neither_a_name_nor_a_folder_of_transcripts() -> None:

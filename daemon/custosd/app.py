@@ -753,6 +753,7 @@ def _conductor(
             outside.places,
             outside.now_utc,
             wires.acting.folder_of,
+            lambda: wires.purse.pairs_usd,
         ),
         ConductorSetup(
             settings.rules(),

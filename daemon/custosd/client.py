@@ -401,7 +401,7 @@ class Client:
     ) -> WorkClaim | None:
         """Lease what is about to be done, so that no other agent begins with it as well.
 
-        `files` are paths in the repository, one that ends in "/" is all below it. The same call
+        `files` are paths in the repository, a folder is all below it. The same call
         again renews the lease. Where another agent holds it, `id` is "" and `held_by` says who:
         nothing keeps this one from going on. None: it is not known (see `trouble`). Needs
         CUSTOSD_URL and a token; bounded by `timeout_s`.

@@ -162,6 +162,23 @@ async def test_nobody_is_told_anything_without_a_token(side: TaskSide) -> None:
         assert status == 401
 
 
+@pytest.mark.parametrize("name", ["a\0b", "a\nb", "x" * 301])
+async def test_what_is_no_name_is_the_callers_mistake(side: TaskSide, name: str) -> None:
+    for operation, form in (
+        ("complete", {"task": name}),
+        ("extend", {"task": "a", "agent": name}),
+        ("cancel", {"tasks": [name]}),
+        ("claim", {"agent": name}),
+        ("claim", {"agent": "ada", "key": name}),
+    ):
+        status, told = await side.post(operation, **form)
+        assert (status, told["error"]) == (400, "malformed"), (operation, told)
+    asked = quote(name)
+    for path in (f"{TASKS}?after={asked}", f"{TASKS}?agent={asked}"):
+        status, told = await side.ask("GET", path, headers=bearer("boss"))
+        assert (status, told["error"]) == (400, "malformed"), path
+
+
 async def test_a_circle_is_named_and_a_store_that_is_away_is_to_be_asked_again(
     side: TaskSide,
 ) -> None:

@@ -154,5 +154,14 @@ def test_an_unknown_fleet_names_those_of_whom_nothing_is_known() -> None:
 
 def test_a_judges_alignment_counts_before_what_a_standing_stands_for() -> None:
     assert alignment_of(0.1, Standing.PROGRESSING) == 0.1
-    assert alignment_of(None, Standing.UNKNOWN) is None
-    assert all(alignment_of(None, s) is not None for s in Standing if s is not Standing.UNKNOWN)
+    unknown = {Standing.UNKNOWN, Standing.SILENT}
+    assert {s for s in Standing if alignment_of(None, s) is None} == unknown
+
+
+def test_a_fleet_that_fell_silent_is_not_known_and_no_reason_for_alarm() -> None:
+    members = [
+        Member(f"a{n}", alignment_of(None, Standing.SILENT), standing=Standing.SILENT)
+        for n in range(10)
+    ]
+    reading = read_coherence(members, [], RULES, FleetStatus.OPTIMAL)
+    assert (reading.status, reading.score, reading.coverage) == (FleetStatus.UNKNOWN, None, 0.0)

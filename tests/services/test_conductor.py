@@ -521,7 +521,32 @@ async def test_a_judge_that_hangs_on_all_puts_off_no_further_sweep_and_the_rules
         stage.put(name, rewritten("src/a.py"))
     swept = await stage.conductor.sweep()
     assert swept.duration_s == pytest.approx(setup.interval_s)
-    assert (swept.failed, swept.waiting, swept.conflicts) == (1, 2, 3)
+    # One was too slow, one was cut off by the sweep's end, and one never had its turn.
+    assert (swept.failed, swept.waiting, swept.conflicts) == (2, 1, 3)
+
+
+async def test_a_question_that_is_always_cut_off_is_asked_ever_more_rarely_and_its_cost_is_told(
+    autojump_clock: trio.testing.MockClock, now_utc: Callable[[], datetime]
+) -> None:
+    setup = ConductorSetup(interval_s=2.0, judge_timeout_s=8.0)
+    charged: list[float] = []
+    # What a purse holds a call to have cost that was cut off.
+    judge = ScriptedPairJudge(lambda _: charged.append(0.02))
+    stage = Stage(now_utc, judge, setup=setup)
+    stage.conductor.ports = replace(stage.conductor.ports, charged_usd=lambda: sum(charged))
+    for name in ("ada", "bob"):
+        stage.put(name, rewritten("src/a.py"))
+    asked, cost_usd = 0, 0.0
+    for _ in range(300):
+        began = len(charged)
+        swept = await stage.conductor.sweep()
+        asked += swept.asked
+        cost_usd += swept.cost_usd
+        assert swept.cost_usd == pytest.approx(0.02 * (len(charged) - began))
+        assert swept.conflicts == 1
+        await trio.sleep(2)
+    assert 1 < asked < 10
+    assert cost_usd == pytest.approx(0.02 * asked)
 
 
 async def test_findings_survive_a_restart_of_ours(

@@ -97,6 +97,21 @@ async def test_what_landed_before_a_task_was_made_does_not_end_it(autojump_clock
     assert await world.state("T-1") == "claimed"
 
 
+async def test_what_landed_in_the_second_in_which_a_task_was_made_ends_it(
+    autojump_clock: Clock,
+) -> None:
+    """Forges tell whole seconds."""
+    world = World(virtual_utc)
+    await trio.sleep(0.75)
+    await world.give("T-1")
+    work = landed(virtual_utc(), "T-1")
+    assert work.landed_utc is not None
+    world.forge.put(replace(work, landed_utc=virtual_utc().replace(microsecond=0)))
+    await world.sync.sweep()
+    await world.look()
+    assert await world.state("T-1") == "succeeded"
+
+
 async def test_who_ended_it_before_is_told_nothing(autojump_clock: Clock) -> None:
     world = World(virtual_utc)
     await world.give("T-1")

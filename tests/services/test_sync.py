@@ -157,6 +157,33 @@ async def test_a_limit_holds_all_of_the_account_until_it_ends(
     assert world.facts(Escalated) == []
 
 
+async def test_a_hold_outlives_who_was_told_of_it_and_is_shown(
+    now_utc: Now, autojump_clock: Clock
+) -> None:
+    """A reload, or a daemon that was killed, does not ask before its time either."""
+    world = World(now_utc, several(2))
+    for repository in world.repositories:
+        world.forge.fail(repository.id, ForgeError(Trouble.LIMITED, "429", retry_in_s=600.0))
+    await world.sync.sweep()
+    asked = sum(world.forge.asked.values())
+    for repository in world.repositories:
+        world.forge.fail(repository.id, None)
+    await trio.sleep(200)
+    world.hire()
+    assert (await world.sync.sweep(forced=True)).held == 2
+    assert sum(world.forge.asked.values()) == asked
+    assert world.sync.held() == {"memory": pytest.approx(400.0)}
+    desk = SyncDesk(world.store)
+    with desk.led_to(world.sync):
+        answer = desk.look_now()
+    assert "memory for 400 s more" in answer.message
+    records = await world.store.records()
+    assert {record.retry_utc for record in records} == {now_utc() + timedelta(seconds=400)}
+    await trio.sleep(401)
+    assert (await world.sync.sweep()).synced == 2
+    assert {record.retry_utc for record in await world.store.records()} == {None}
+
+
 async def test_a_limit_that_is_said_to_be_over_is_no_invitation(
     now_utc: Now, autojump_clock: Clock
 ) -> None:

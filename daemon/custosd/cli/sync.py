@@ -26,7 +26,15 @@ from custosd.cli.settings import (
 from custosd.cli.showing import Look, age, printable
 from custosd.config.settings import Config
 from custosd.core.acts import Act, ActOutcome, ActRequest
-from custosd.core.forge import Closing, ForgeWork, RepositoryRecord, WorkKind, WorkQuery, WorkState
+from custosd.core.forge import (
+    Closing,
+    ForgeWork,
+    RepositoryRecord,
+    SyncOutcome,
+    WorkKind,
+    WorkQuery,
+    WorkState,
+)
 
 WORKS_SHOWN = 20
 _LINE_CHARS = 2_000
@@ -140,7 +148,8 @@ def _say_record(look: Look, record: RepositoryRecord, now: datetime) -> None:
         return
     synced = f"synced {age(record.synced_utc, now)} ago" if record.synced_utc else "never synced"
     trouble = f", {record.trouble.value} {record.failures} times" if record.trouble else ""
-    look.line(printable(record.repository), f"  {synced}{trouble}")
+    held = ", held: the account has had enough" if record.outcome is SyncOutcome.HELD else ""
+    look.line(printable(record.repository), f"  {synced}{trouble}{held}")
     if record.detail:
         look.row("because", record.detail)
     if record.retry_utc is not None and record.retry_utc > now:

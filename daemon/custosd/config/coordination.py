@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Annotated
 
 from custosd.config.kinds import Amount, Count, Duration, Name
+from custosd.config.models import RULES
 from custosd.config.section import Conflict, Section, default, in_order
 from custosd.core.coherence import CoherenceRules
 
@@ -70,6 +71,13 @@ class ConductorSettings(Section):
     def conflicts(self) -> Iterator[Conflict]:
         """See `Section.conflicts`."""
         yield from super().conflicts()
+        if self.judge != RULES:
+            yield from in_order(
+                self,
+                "judge_timeout_s",
+                "interval_s",
+                why="else an answer comes after the sweep that it was for, and is paid in vain",
+            )
         yield from in_order(self, "critical", "warning", why="a warning comes before")
         yield from in_order(self, "warning", "optimal", why="what is optimal gives no warning")
 

@@ -32,12 +32,11 @@ STAND_INS: Mapping[Standing, float] = {
     Standing.DUPLICATING: 0.4,
     Standing.STUCK: 0.3,
     Standing.STOPPED: 0.3,
-    Standing.SILENT: 0.3,
     Standing.DRIFTING: 0.2,
 }
 """What a standing counts as where the judge gave no alignment: the rules judge never does.
 
-UNKNOWN has none: of such an agent nothing is known.
+UNKNOWN has none, nor has SILENT: silence is only a suspicion. Of such an agent nothing is known.
 """
 
 RECOMMENDED_AT_MOST = 20

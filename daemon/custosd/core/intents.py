@@ -2,9 +2,9 @@
 
 Laws:
 
-1. Two intents are in each other's way in one repository where a file of one is a file of the
-   other, or lies below a folder of it (a path that ends in a slash); or where the goals are
-   the same words.
+1. Two intents are in each other's way in one repository where a path of one is a path of the
+   other, or lies below it: what has files below it is a folder, with a slash at its end or
+   without; or where the goals are the same words.
 2. Whether they are is a question about two sets, what one leaves and what the other looks
    for: so it costs what one intent is large, however many claims there are, where whoever
    keeps them has an index of the marks.
@@ -49,7 +49,7 @@ class RefusedIntent(CustosdError):
 class Intent:
     """What an agent is going to do: to which files of a repository, to what end.
 
-    `files` are paths in the repository; one that ends in "/" is all that lies below. `repository`
+    `files` are paths in the repository; what lies below one belongs to it. `repository`
     is any name that those who share it use alike, "" where there is only one.
     """
 
@@ -148,32 +148,28 @@ def marks_of(intent: Intent) -> frozenset[int]:
     Of an intent that was checked at most a few thousand, of a usual one two for each file.
     """
     found: set[str] = set()
-    for name, is_folder in _places(intent):
+    for name in _places(intent):
         found.add(_AT + name)
         found.update(_ABOVE + folder for folder in _folders(name))
-        if is_folder:
-            found.add(_ALL_OF + name)
     return _digests(intent, found)
 
 
 def sought_by(intent: Intent) -> frozenset[int]:
     """The marks of another's claim that are in this one's way: one of them suffices."""
     found: set[str] = set()
-    for name, is_folder in _places(intent):
-        found.add(_AT + name)
-        found.update(_ALL_OF + folder for folder in _folders(name))
-        if is_folder:
-            found.add(_ABOVE + name)
+    for name in _places(intent):
+        found.update((_AT + name, _ABOVE + name))
+        found.update(_AT + folder for folder in _folders(name))
     return _digests(intent, found)
 
 
-_AT, _ALL_OF, _ABOVE, _GOAL = "=", "/", "<", "~"
+_AT, _ABOVE, _GOAL = "=", "<", "~"
 
 
-def _places(intent: Intent) -> Iterator[tuple[str, bool]]:
+def _places(intent: Intent) -> Iterator[str]:
     for path in map(normal_path, intent.files):
         if path:
-            yield path.removesuffix("/"), path.endswith("/")
+            yield path.removesuffix("/")
 
 
 def _folders(name: str) -> Iterator[str]:

@@ -52,6 +52,10 @@ ORDERING = frozenset({"add", "link", "cancel"})
 LARGEST_PAGE = 1_000
 
 
+LONGEST_NAME = 300
+"""Characters of a task's, an agent's or a key's name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Asker:
     """Who asks, and what a door found out about that.
@@ -87,6 +91,14 @@ class Fields:
         if len(found) > LARGEST_BATCH or not all(isinstance(one, str) for one in found):
             raise _malformed(f"{name} is no list of at most {LARGEST_BATCH} texts")
         return tuple(found)
+
+    def name(self, name: str) -> str:
+        """A text that names something: short, and without what no name has."""
+        return _named(name, self.text(name))
+
+    def names(self, name: str) -> tuple[str, ...]:
+        """A list of such."""
+        return tuple(_named(name, one) for one in self.texts(name))
 
     def whole(self, name: str, default: int, least: int, most: int) -> int:
         """A whole number within bounds."""
@@ -161,6 +173,12 @@ class Fields:
         return found
 
 
+def _named(name: str, text: str) -> str:
+    if len(text) > LONGEST_NAME or not text.isprintable():
+        raise _malformed(f"{name} is no name: of at most {LONGEST_NAME} characters, all printable")
+    return text
+
+
 def _malformed(words: str) -> TaskRefused:
     return TaskRefused("malformed", words)
 
@@ -210,12 +228,12 @@ def claim_of(form: Form, lease_s: float) -> ClaimRequest:
     """`{"agent": ..., "limit": 1, "capabilities": [...], "lease_s": ..., "key": ...}`."""
     fields = Fields(form)
     request = ClaimRequest(
-        AgentId(fields.text("agent")),
+        AgentId(fields.name("agent")),
         fields.seconds("lease_s", lease_s, SHORTEST_TIME_S) or lease_s,
         fields.whole("limit", 1, 1, LARGEST_CLAIM),
         fields.whole("epoch", 0, 0, 2**62 - 1),
         fields.texts("capabilities"),
-        fields.text("key"),
+        fields.name("key"),
     )
     fields.end()
     return request
@@ -235,8 +253,8 @@ class Word:
 def word_of(operation: str, form: Form, lease_s: float) -> Word:
     """`{"task": ..., "agent": ..., "fence": ...}` and what the operation takes besides."""
     fields = Fields(form)
-    task = TaskId(fields.text("task"))
-    agent, fence = fields.text("agent"), fields.whole("fence", 0, 1, 2**62)
+    task = TaskId(fields.name("task"))
+    agent, fence = fields.name("agent"), fields.whole("fence", 0, 1, 2**62)
     holder = Holder(AgentId(agent) if agent else None, fence or None)
     word = Word(task, holder)
     if operation == "extend":
@@ -258,7 +276,7 @@ def word_of(operation: str, form: Form, lease_s: float) -> Word:
 def cancelled_of(form: Form) -> tuple[list[TaskId], str]:
     """`{"tasks": [...], "reason": ...}`."""
     fields = Fields(form)
-    ids, reason = [TaskId(one) for one in fields.texts("tasks")], fields.text("reason")
+    ids, reason = [TaskId(one) for one in fields.names("tasks")], fields.text("reason")
     fields.end()
     if not ids or len(reason) > LONGEST_TEXT:
         raise _malformed("tasks is empty, or the reason too long")
@@ -275,11 +293,11 @@ def query_of(form: Form) -> TaskQuery:
         raise _malformed(f"states are {words}") from None
     query = TaskQuery(
         states,
-        frozenset(map(AgentId, fields.texts("agents"))),
+        frozenset(map(AgentId, fields.names("agents"))),
         fields.whole("limit", 100, 1, LARGEST_PAGE),
-        TaskId(fields.text("after")) if form.get("after") else None,
+        TaskId(fields.name("after")) if form.get("after") else None,
     )
-    fields.text("after")
+    fields.name("after")
     fields.end()
     return query
 
@@ -295,7 +313,7 @@ def next_of(form: Form) -> tuple[int, tuple[str, ...]]:
 def names_of(form: Form, name: str) -> tuple[str, ...]:
     """A form of one list of texts."""
     fields = Fields(form)
-    found = fields.texts(name)
+    found = fields.names(name)
     fields.end()
     return found
 

@@ -106,13 +106,18 @@ class ConductorSetup:
 
 @dataclass(frozen=True, slots=True)
 class ConductorPorts:
-    """What a conductor works with; `folder_of` is where an agent works as configured, or ""."""
+    """What a conductor works with.
+
+    `folder_of` is where an agent works as configured, or ""; `charged_usd` what judging pairs
+    has cost since the start, calls that were cut off included.
+    """
 
     store: CoordinationStore
     judge: PairJudge
     places: Places
     now_utc: Callable[[], datetime]
     folder_of: Callable[[AgentId], str] = lambda _agent: ""
+    charged_usd: Callable[[], float] = lambda: 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +174,7 @@ class Conductor:
             return await self._swept(self.view(), trio.current_time(), coalesced)
 
     async def _swept(self, view: FleetView, began_at: float, coalesced: int) -> ConductorSwept:
+        charged_usd = self.ports.charged_usd()
         await self._recall()
         now_utc = self.ports.now_utc()
         at_work = {
@@ -207,7 +213,8 @@ class Conductor:
             failed=sweep.failed,
             waiting=sweep.waiting,
             duration_s=trio.current_time() - began_at,
-            cost_usd=sweep.cost_usd,
+            # Who failed may have cost, too: then it is the purse that knows.
+            cost_usd=max(sweep.cost_usd, self.ports.charged_usd() - charged_usd),
             coalesced=coalesced,
         )
         await self._tell(changes, swept)
@@ -308,17 +315,24 @@ class Conductor:
         waits_at = trio.current_time()
 
         unheard = {question.suspicion.key: question for question in asking}
+        begun: set[Key] = set()
 
         async def ask(question: PairQuestion) -> None:
+            begun.add(question.suspicion.key)
             await self._ask(question, trio.current_time() - waits_at, sweep)
             del unheard[question.suspicion.key]
 
         # However many are slow: the next sweep is not put off, nor is the daemon's start.
         with trio.move_on_after(self.setup.interval_s):
             await for_each(asking, ask, limit=self.setup.judge_concurrency)
-        for question in unheard.values():
+        for key, question in unheard.items():
             _take_rules(sweep, question.suspicion)
-        sweep.waiting += len(unheard)
+            if key in begun:
+                # It was asked, and is to be paid: as any other that was too slow.
+                sweep.failed += 1
+                self._note_failure(question.input_hash)
+            else:
+                sweep.waiting += 1
         # In the order of weight, whoever answered first.
         sweep.sightings.sort(key=lambda sighting: (-sighting.confidence, sighting.key))
         return sweep

@@ -207,7 +207,9 @@ class Landing:
 
 
 def _landed_after(work: ForgeWork, task: Task) -> bool:
-    return work.landed and work.landed_utc is not None and work.landed_utc >= task.created_utc
+    # Forges tell whole seconds.
+    created_utc = task.created_utc.replace(microsecond=0)
+    return work.landed and work.landed_utc is not None and work.landed_utc >= created_utc
 
 
 async def keep_landings(

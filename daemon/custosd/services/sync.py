@@ -7,8 +7,9 @@ Laws:
 
 1. One repository's failure is its own: it rests, longer each time, and the others go on. What
    does not pass by itself, or not soon, is a person's concern until it is over.
-2. A limit is the account's: nobody asks the forge before its time, and a share of what it
-   grants is left to others. An account that is held for long is a person's concern.
+2. A limit is the account's: nobody asks the forge before its time, through our restarts too,
+   and a share of what it grants is left to others. An account that is held for long is a
+   person's concern.
 3. How far each stream was followed is stored with what was read, page by page: a stop costs
    no page, and an unbroken pass over what did not change costs nothing.
 4. A hook is stored before it is answered, once by its name and its body; in whatever order
@@ -204,7 +205,8 @@ class Sync:
 
     def _is_due(self, repository: Repository, now_utc: datetime) -> bool:
         record = self.records.get(repository.id)
-        if record is None or record.retry_utc is None:
+        # Of who is held it is the account that says when.
+        if record is None or record.retry_utc is None or _is_held(record):
             return True
         left = record.retry_utc - now_utc
         # Beyond what a rest may last it is the clock that was set.
@@ -334,6 +336,23 @@ class Sync:
         account.closed_until = max(account.closed_until, now + seconds)
         account.held_since = now if account.held_since is None else account.held_since
 
+    def held(self) -> Mapping[str, float]:
+        """For how many seconds more accounts are not used, by the names of their forges."""
+        now = trio.current_time()
+        left = {forge: account.closed_until - now for forge, account in self._accounts.items()}
+        return {forge: seconds for forge, seconds in left.items() if seconds > 0}
+
+    def _held_before_s(self, forge: str) -> float:
+        """How much is left of a hold that was told to who followed before this."""
+        now_utc = self.ports.now_utc()
+        left = [
+            (record.retry_utc - now_utc).total_seconds()
+            for record in self.records.values()
+            if record.retry_utc and _is_held(record)
+            if record.repository.partition(":")[0] == forge
+        ]
+        return min(max([0.0, *left]), LONGEST_HOLD_S)
+
     async def _tell_holds(self) -> None:
         """Tell a person of an account that is held for long, and when it is not any more."""
         now = trio.current_time()
@@ -360,7 +379,9 @@ class Sync:
         followed = {repository.id for repository in self.setup.repositories}
         for forge in {one.partition(":")[0] for one, it in self.records.items() if _is_held(it)}:
             if any(one.forge == forge for one in self.setup.repositories):
-                self._accounts[forge] = _Account(held_since=trio.current_time(), doubtful=True)
+                now = trio.current_time()
+                until = now + self._held_before_s(forge)
+                self._accounts[forge] = _Account(until, held_since=now, doubtful=True)
             else:
                 await self.facts.send(ConcernResolved(_hold_concern(forge), "not_followed"))
         for record in self.records.values():
@@ -444,7 +465,9 @@ class Sync:
                 retry_utc=now_utc + timedelta(seconds=rest_s),
             )
         if outcome is SyncOutcome.HELD:
-            return known
+            forge = before.repository.partition(":")[0]
+            held_s = self.held().get(forge, 0.0)
+            return replace(known, retry_utc=now_utc + timedelta(seconds=held_s))
         return replace(
             known, synced_utc=now_utc, failures=0, trouble=None, detail="", retry_utc=None
         )

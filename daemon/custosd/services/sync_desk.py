@@ -44,7 +44,11 @@ class SyncDesk:
         self._sync.look_now()
         count = len(self._sync.setup.repositories)
         words = f"{count} repositories are looked at now; see `custosd sync show`"
-        return ActAnswer(ActOutcome.DONE, words, {"repositories": count})
+        held = {forge: round(seconds, 1) for forge, seconds in self._sync.held().items()}
+        if held:
+            told = ", ".join(f"{forge} for {seconds:g} s more" for forge, seconds in held.items())
+            words += f". Not asked, since it has had enough of us: {told}"
+        return ActAnswer(ActOutcome.DONE, words, {"repositories": count, "held": held})
 
 
 class ActsAndSync:

@@ -110,7 +110,7 @@ async def test_what_a_claim_left_goes_with_it(
     taken = await store.take_claim(intent(A, "src/a.py", "docs/"), 60.0)
     assert taken.claim is not None
     count = "select count(*) from custosd.claim_marks"
-    assert await database.unit(fetchval, count) == 4
+    assert await database.unit(fetchval, count) == 3
     await store.release_claim(A, taken.claim.id)
     assert await database.unit(fetchval, count) == 0
     await store.take_claim(intent(A, "src/a.py"), 60.0)

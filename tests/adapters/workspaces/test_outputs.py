@@ -112,6 +112,10 @@ def test_one_that_is_gone_in_the_middle_of_it_is_none(tmp_path: Path) -> None:
         ("häß".encode("latin-1"), "latin-1", "häß"),
         ("hä".encode()[:-1], "utf-8", "h"),
         (b"\x1b[31mred\x1b[0m\r\n", "utf-8", "\x1b[31mred\x1b[0m\r"),
+        # Cut to nothing by a rotation, and written on at the old place.
+        (bytes(5_000) + "half a line\nhäß\n".encode(), "utf-8", "häß"),
+        (bytes(5_000), BINARY, None),
+        (b"\x00\x00a\x00\x01\x02", BINARY, None),
         (b"\x7fELF\x02\x01\x01\x00\x00\x00", BINARY, None),
         (bytes(range(1, 32)), BINARY, None),
     ],

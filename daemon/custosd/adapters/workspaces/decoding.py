@@ -43,6 +43,8 @@ def decoded(beginning: bytes, data: bytes, *, cut: bool) -> tuple[str | None, st
             return _leniently(_from_a_character(rest) if divided else rest, encoding)
     if (wide := _wide(data)) is not None:
         return _leniently(data, wide)
+    # A hole: the file was cut to nothing while who writes it went on at the old place.
+    data = data.lstrip(b"\0") or data
     if b"\0" in data or _controls(data) > _MOST_CONTROLS:
         return None, BINARY
     try:
