@@ -112,6 +112,27 @@ async def test_what_landed_in_the_second_in_which_a_task_was_made_ends_it(
     assert await world.state("T-1") == "succeeded"
 
 
+async def test_a_word_about_what_has_landed_and_was_told_does_nothing_more(
+    autojump_clock: Clock,
+) -> None:
+    """A title that is changed, or a second task named: the end of the first is not told again."""
+    world = World(virtual_utc)
+    await world.give("T-1")
+    work = landed(virtual_utc(), "T-1")
+    world.forge.put(work)
+    await world.sync.sweep()
+    await world.look()
+    assert len(world.facts(WorkLanded)) == 1
+    completed = list(world.crew.completed)
+    world.crew.letters.clear()
+    later = work.updated_utc + timedelta(minutes=5)
+    world.forge.put(replace(work, title="Another title", updated_utc=later))
+    assert (await world.sync.sweep()).changed == 1
+    await world.look()
+    assert len(world.facts(WorkLanded)) == 1
+    assert (world.crew.completed, world.crew.letters) == (completed, {})
+
+
 async def test_who_ended_it_before_is_told_nothing(autojump_clock: Clock) -> None:
     world = World(virtual_utc)
     await world.give("T-1")

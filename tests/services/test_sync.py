@@ -18,7 +18,7 @@ from tests.services.sync_stage import ENGINE, Crash, World, hooks_of
 
 from custosd.adapters.memory_sync import MemorySync
 from custosd.core.acts import Act, ActAnswer, ActOutcome, ActRequest
-from custosd.core.errors import StoreUnavailable
+from custosd.core.errors import StoreRefused, StoreUnavailable
 from custosd.core.facts import ConcernResolved, Escalated, ForgesSwept, RepositoryFollowed
 from custosd.core.forge import (
     ForgeError,
@@ -155,6 +155,65 @@ async def test_a_limit_holds_all_of_the_account_until_it_ends(
     await trio.sleep(1)
     assert (await world.sync.sweep()).synced == 5
     assert world.facts(Escalated) == []
+
+
+async def test_a_failure_says_where_the_pass_is_to_begin_again(
+    now_utc: Now, autojump_clock: Clock
+) -> None:
+    """A circle of pages, say: the same way would lead into it for ever."""
+    world = World(now_utc)
+    world.forge.put(*(pull(f"{n}", at_utc=NOON + n * MINUTE) for n in range(5)))
+    world.forge.fail(ENGINE.id, ForgeError(Trouble.MALFORMED, "a circle", cursor="anew"))
+    await world.sync.sweep()
+    assert (await world.store.cursors(ENGINE.id))["pulls"] == "anew"
+    world.forge.fail(ENGINE.id, ForgeError(Trouble.UNAVAILABLE, "answered 500"))
+    await world.sync.sweep(forced=True)
+    assert (await world.store.cursors(ENGINE.id))["pulls"] == "anew"
+
+
+async def test_what_the_database_refuses_of_one_repository_is_its_own_failure(
+    now_utc: Now, autojump_clock: Clock
+) -> None:
+    class Refusing(MemorySync):
+        async def save_page(self, repository: str, *rest: Any) -> Any:
+            if repository == world.repositories[1].id:
+                raise StoreRefused("a text that no database takes")
+            return await super().save_page(repository, *rest)
+
+    world = World(now_utc, several(3), store=Refusing())
+    for repository in world.repositories:
+        world.forge.put(replace(pull("1"), repository=repository.id))
+    swept = await world.sync.sweep()
+    assert (swept.synced, swept.failed) == (2, 1)
+    assert world.sync.records[world.repositories[1].id].trouble is Trouble.MALFORMED
+
+
+async def test_a_rest_that_a_clock_made_endless_is_none(
+    now_utc: Now, autojump_clock: Clock
+) -> None:
+    world = World(now_utc)
+    world.forge.fail(ENGINE.id, ForgeError(Trouble.UNAVAILABLE, "answered 500"))
+    await world.sync.sweep()
+    world.forge.fail(ENGINE.id, None)
+    record = world.sync.records[ENGINE.id]
+    # As it was stored while the wall clock stood a year ahead.
+    ahead = replace(record, retry_utc=now_utc() + timedelta(days=365))
+    await world.store.save_record(ahead)
+    world.hire()
+    assert (await world.sync.sweep()).synced == 1
+
+
+async def test_a_shorter_hold_does_not_end_a_longer_one(
+    now_utc: Now, autojump_clock: Clock
+) -> None:
+    """Two are asked at once; the one is told to wait long, the other for a moment."""
+    world = World(now_utc, several(2), setup={"concurrency": 2})
+    world.forge.delay_s = 1.0
+    for repository, seconds in zip(world.repositories, (900.0, 5.0), strict=True):
+        limited = ForgeError(Trouble.LIMITED, "429", retry_in_s=seconds)
+        world.forge.fail(repository.id, limited)
+    await world.sync.sweep()
+    assert world.sync.held()["memory"] == pytest.approx(900.0)
 
 
 async def test_a_hold_outlives_who_was_told_of_it_and_is_shown(

@@ -212,6 +212,40 @@ async def test_a_lease_that_is_extended_in_time_stays(kept: Bench, autojump_cloc
     assert await kept.state("a") is S.READY
 
 
+async def test_no_lease_is_longer_than_any_may_be(kept: Bench, autojump_clock: Clock) -> None:
+    """Asked for at once, or little by little."""
+    longest_s = kept.desk.times.longest_lease_s
+    await kept.add("a")
+    task = await kept.claimed(lease_s=10 * longest_s)
+    form = {"task": "a", "agent": "ada", "fence": task["claim"]["fence"]}
+    await trio.sleep(longest_s - 1)
+    await kept("extend", WORKER, **form, lease_s=10 * longest_s)
+    await trio.sleep(longest_s - 1)
+    assert await kept.state("a") is S.CLAIMED
+    await trio.sleep(2)
+    assert await kept.state("a") is S.READY
+
+
+async def test_what_was_done_is_told_though_who_asked_is_gone(
+    bench: Bench, autojump_clock: Clock
+) -> None:
+    """A connection that ends between the order and its facts."""
+    bench.facts_in, bench.facts = trio.open_memory_channel[Fact](0)
+    bench.desk = TaskDesk(bench.store, bench.view, bench.facts_in, TaskTimes(), virtual_utc)
+    found: list[Fact] = []
+
+    async def read() -> None:
+        await trio.sleep(2)
+        found.append(await bench.facts.receive())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        with trio.move_on_after(1):
+            await bench("add", tasks=[{"id": "a", "title": "a"}])
+        nursery.cancel_scope.cancel()
+    assert [fact.task for fact in found if isinstance(fact, TaskChanged)] == ["a"]
+
+
 async def test_a_lease_that_another_daemon_gave_is_found(
     kept: Bench, autojump_clock: Clock
 ) -> None:
