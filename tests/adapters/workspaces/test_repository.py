@@ -9,7 +9,10 @@ import trio
 from tests.adapters.workspaces.conftest import git
 from tests.contracts.workspaces_contract import place
 
+from custosd.adapters.places import located
 from custosd.adapters.workspaces.local import LocalWorkspaces
+from custosd.adapters.workspaces.repository import repository_at
+from custosd.core.errors import WorkspaceError
 from custosd.core.workspaces import Repository, Workspace, WorkspacePart
 
 
@@ -40,6 +43,27 @@ async def test_a_clean_copy_and_a_dirty_one(workspaces: LocalWorkspaces, copy: P
     git(copy, "add", ".gitignore")
     dirty = await state(workspaces, copy)
     assert (dirty.changed, dirty.untracked, dirty.dirty) == (2, 2, True)
+
+
+def test_a_repository_of_another_user_is_none_of_the_agents(copy: Path) -> None:
+    """A folder that is only claimed could point anywhere."""
+    found = located(str(copy))
+    assert found is not None
+    assert repository_at(found, os.geteuid()).repository.branch == "main"
+    with pytest.raises(WorkspaceError) as caught:
+        repository_at(found, os.geteuid() + 1)
+    assert caught.value.reason == "not_owned"
+
+
+async def test_no_other_file_is_read_for_the_repositorys_settings(
+    workspaces: LocalWorkspaces, copy: Path, tmp_path: Path
+) -> None:
+    """An include of a repository could be any file of whoever asks; also one that hangs."""
+    os.mkfifo(tmp_path / "theirs")
+    with (copy / ".git" / "config").open("a") as config:
+        config.write(f"[include]\n\tpath = {tmp_path / 'theirs'}\n")
+    with trio.fail_after(20):
+        assert (await state(workspaces, copy)).dirty is False
 
 
 async def test_a_file_that_was_only_touched_is_no_change(
