@@ -103,7 +103,8 @@ async def test_the_model_that_is_configured_is_asked_once_and_the_fleet_pays(hom
     async with fault_server() as server:
         server.always = Well(json.dumps(said))
         config = home / "custosd.toml"
-        conductor = '[conductor]\ninterval = "1s"' + MODEL.format(url=server.url)
+        times = 'interval = "5s"\njudge_timeout = "5s"'
+        conductor = f"[conductor]\n{times}{MODEL.format(url=server.url)}"
         config.write_text(QUICK.format(home=home) + conductor)
         async with custosd("--config", config, "run", home=home) as daemon:
             await daemon.ready()
