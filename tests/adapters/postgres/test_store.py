@@ -512,7 +512,9 @@ async def test_a_server_killed_in_mid_unit_keeps_each_thing_exactly_once(
             told += entries
             pid, database.deadly = server.pid, deadly
             failed = await repeat(functools.partial(store.record, entries))
-            assert failed
+            # Of a statement the loggers are told a moment later: behind the last one the commit
+            # may be quicker than the death.
+            assert failed or deadly == 6
             await server.wait_restarted(pid)
             saved = [some.progress(some.run(of), key=f"t{n}")]
             await repeat(functools.partial(store.save_progress, saved))
