@@ -99,7 +99,7 @@ def write_transcripts(folder: Path, agents: int) -> None:
         header = {
             "custosd": 1,
             "session": f"s{agent}",
-            "cwd": f"/work/{place}",
+            "cwd": f"/srv/{place}",
             "goal": goal(agent),
         }
         # An edit before each test: nobody is stuck, and nothing is said but by the model.

@@ -114,29 +114,42 @@ class Door:
         told = {
             name: value for name, value in arguments.items() if value is not None and value != ""
         }
-        answer = self._answer(ActRequest(act, "", subject, text, told, self.dry_run), instead)
+        request = ActRequest(act, "", subject, text, told, self.dry_run)
+        answer = answer_of(request, self.socket, instead)
         if self.as_json:
-            form = {"outcome": answer.outcome, "message": answer.message, "detail": answer.detail}
-            click.echo(json.dumps(form, indent=2))
+            click.echo(answer_json(answer))
         else:
             _show(act, answer)
         sys.exit(OK if answer.outcome in _GOOD else FAILURE)
 
-    def _answer(
-        self, request: ActRequest, instead: Callable[[Config], ActAnswer] | None
-    ) -> ActAnswer:
-        ctx = click.get_current_context()
-        config = Config() if self.socket else settings_to_reach_the_daemon(ctx)
-        path = self.socket or control_path(config, os.environ)
-        log_for_a_command(ctx)
-        try:
-            deadline_s = float(request.arguments.get("deadline_s", 0.0))
-            return trio.run(ask, path, request, ANSWER_TIMEOUT_S + deadline_s)
-        except ControlSocketError as error:
-            if instead is not None and isinstance(error, DaemonNotRunning) and not self.socket:
-                return instead(config)
-            click.echo(printable(f"custosd: {error}", LINE_CHARS).plain, err=True)
-            sys.exit(_code_of(error))
+
+def answer_of(
+    request: ActRequest,
+    socket: Path | None,
+    instead: Callable[[Config], ActAnswer] | None = None,
+) -> ActAnswer:
+    """The daemon's answer over `socket`, else over the configured one.
+
+    Where there is none the command ends, with the reason and the code that fits; `instead`
+    answers where no daemon runs and none was named.
+    """
+    ctx = click.get_current_context()
+    config = Config() if socket else settings_to_reach_the_daemon(ctx)
+    path = socket or control_path(config, os.environ)
+    log_for_a_command(ctx)
+    try:
+        return trio.run(ask, path, request, ANSWER_TIMEOUT_S)
+    except ControlSocketError as error:
+        if instead is not None and isinstance(error, DaemonNotRunning) and not socket:
+            return instead(config)
+        click.echo(printable(f"custosd: {error}", LINE_CHARS).plain, err=True)
+        sys.exit(_code_of(error))
+
+
+def answer_json(answer: ActAnswer) -> str:
+    """An answer as programs read it."""
+    form = {"outcome": answer.outcome, "message": answer.message, "detail": answer.detail}
+    return json.dumps(form, indent=2)
 
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")

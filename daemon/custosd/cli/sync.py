@@ -9,19 +9,16 @@ from pathlib import Path
 
 import click
 import msgspec
-import trio
 
-from custosd.adapters.control_socket import ControlDenied, ControlSocketError, DaemonNotRunning, ask
 from custosd.adapters.postgres.opening import open_postgres
 from custosd.adapters.postgres.sync import PostgresSync
 from custosd.api.sync import sync_form
-from custosd.cli.acts import ANSWER_TIMEOUT_S, control_path
-from custosd.cli.exit_codes import FAILURE, NO_PERMISSION, NOT_RUNNING, OK
+from custosd.cli.acts import answer_json, answer_of
+from custosd.cli.exit_codes import FAILURE, OK
 from custosd.cli.settings import (
     log_for_a_command,
     run_to_the_end,
     settings,
-    settings_to_reach_the_daemon,
 )
 from custosd.cli.showing import Look, age, printable
 from custosd.config.settings import Config
@@ -98,27 +95,12 @@ def show(ctx: click.Context, *, as_json: bool) -> None:
     help="The daemon's control socket; the configuration is not read then.",
 )
 @_as_json
-@click.pass_context
-def now(ctx: click.Context, socket: Path | None, *, as_json: bool) -> None:
+def now(socket: Path | None, *, as_json: bool) -> None:
     """Have the running daemon look at all repositories, also those that rest after failures."""
-    path = socket or control_path(settings_to_reach_the_daemon(ctx), os.environ)
-    log_for_a_command(ctx)
-    try:
-        answer = trio.run(ask, path, ActRequest(Act.SYNC, ""), ANSWER_TIMEOUT_S)
-    except ControlSocketError as error:
-        click.echo(printable(f"custosd: {error}", _LINE_CHARS).plain, err=True)
-        match error:
-            case DaemonNotRunning():
-                code = NOT_RUNNING
-            case ControlDenied():
-                code = NO_PERMISSION
-            case _:
-                code = FAILURE
-        sys.exit(code)
+    answer = answer_of(ActRequest(Act.SYNC, ""), socket)
     good = answer.outcome in _GOOD
     if as_json:
-        form = {"outcome": answer.outcome, "message": answer.message, "detail": answer.detail}
-        click.echo(json.dumps(form, indent=2))
+        click.echo(answer_json(answer))
     else:
         click.echo(printable(answer.message, _LINE_CHARS).plain, err=not good)
     sys.exit(OK if good else FAILURE)

@@ -10,19 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import click
-import trio
 from rich.table import Table
 
-from custosd.adapters.control_socket import ControlDenied, ControlSocketError, DaemonNotRunning, ask
 from custosd.adapters.postgres.opening import open_postgres
 from custosd.adapters.postgres.tasks import PostgresTasks
-from custosd.cli.acts import ANSWER_TIMEOUT_S, control_path
-from custosd.cli.exit_codes import FAILURE, NO_PERMISSION, NOT_RUNNING, OK
+from custosd.cli.acts import answer_json, answer_of
+from custosd.cli.exit_codes import FAILURE, OK
 from custosd.cli.settings import (
     log_for_a_command,
     run_to_the_end,
     settings,
-    settings_to_reach_the_daemon,
 )
 from custosd.cli.showing import Look, age, printable
 from custosd.config.quantities import parse_duration
@@ -189,26 +186,10 @@ def _table(tasks: Sequence[Task], scores: Sequence[str] = ()) -> Table:
 def _ask(operation: str, form: dict[str, Any], socket: Path | None, *, as_json: bool) -> None:
     """Ask the daemon, show its answer, and end with the code that fits."""
     told = {name: value for name, value in form.items() if value not in (None, "", (), [])}
-    ctx = click.get_current_context()
-    path = socket or control_path(settings_to_reach_the_daemon(ctx), os.environ)
-    log_for_a_command(ctx)
-    try:
-        request = ActRequest(Act.TASK, "", operation, json.dumps(told))
-        answer = trio.run(ask, path, request, ANSWER_TIMEOUT_S)
-    except ControlSocketError as error:
-        click.echo(printable(f"custosd: {error}", _LINE_CHARS).plain, err=True)
-        match error:
-            case DaemonNotRunning():
-                code = NOT_RUNNING
-            case ControlDenied():
-                code = NO_PERMISSION
-            case _:
-                code = FAILURE
-        sys.exit(code)
+    answer = answer_of(ActRequest(Act.TASK, "", operation, json.dumps(told)), socket)
     good = answer.outcome in _GOOD
     if as_json:
-        form = {"outcome": answer.outcome, "message": answer.message, "detail": answer.detail}
-        click.echo(json.dumps(form, indent=2))
+        click.echo(answer_json(answer))
     else:
         click.echo(printable(answer.message, _LINE_CHARS).plain, err=not good)
         _say_tasks(answer)
