@@ -18,6 +18,7 @@ from custosd.adapters.models.model import (
     Prices,
     Prompt,
     Reply,
+    reply_with,
 )
 from custosd.adapters.models.wire import (
     ServerEvent,
@@ -94,13 +95,15 @@ class AnthropicProtocol:
         said = "".join(text_in(b, "text") for b in blocks if text_in(b, "type") == "text")
         text = msgspec.json.encode(inputs[0]).decode() if inputs else said
         _check_stop(text_in(message, "stop_reason"), usage)
-        if not text:
-            raise ModelError(
-                ModelErrorKind.MALFORMED, "the model's answer has no content", usage=usage
-            )
-        return Reply(
+        return self.said(text, text_in(message, "model"), usage, headers, now_utc)
+
+    def said(
+        self, text: str, model: str, usage: Usage, headers: Mapping[str, str], now_utc: datetime
+    ) -> Reply:
+        """The reply that says this, whole or streamed; raises `ModelError`."""
+        return reply_with(
             text,
-            text_in(message, "model") or self.model,
+            model or self.model,
             usage,
             headers.get("request-id", ""),
             self.left(headers, now_utc),
@@ -179,17 +182,7 @@ class AnthropicStream:
         # The first use of the tool, as in a whole answer.
         tools = ["".join(self._tools[index]) for index in sorted(self._tools)]
         text = tools[0] if tools else "".join(self._said)
-        if not text:
-            raise ModelError(
-                ModelErrorKind.MALFORMED, "the model's answer has no content", usage=self.usage
-            )
-        return Reply(
-            text,
-            self._model or self.protocol.model,
-            self.usage,
-            headers.get("request-id", ""),
-            self.protocol.left(headers, now_utc),
-        )
+        return self.protocol.said(text, self._model, self.usage, headers, now_utc)
 
     def _spend(self, usage: object) -> None:
         if isinstance(usage, dict):

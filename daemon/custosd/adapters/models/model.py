@@ -145,6 +145,15 @@ class Reply:
     allowances: tuple[Allowance, ...] = field(default=())
 
 
+def reply_with(
+    text: str, model: str, usage: Usage, request_id: str, allowances: tuple[Allowance, ...]
+) -> Reply:
+    """The reply that says this; raises `ModelError` where it says nothing."""
+    if not text:
+        raise ModelError(ModelErrorKind.MALFORMED, "the model's answer has no content", usage=usage)
+    return Reply(text, model, usage, request_id, allowances)
+
+
 class Model(Protocol):
     """Someone who can be asked. May take long, may be cancelled at any time."""
 

@@ -18,6 +18,7 @@ from custosd.adapters.models.model import (
     Prices,
     Prompt,
     Reply,
+    reply_with,
 )
 from custosd.adapters.models.wire import (
     ServerEvent,
@@ -86,13 +87,15 @@ class OpenAiProtocol:
             usage,
         )
         text = text_in(answer, "choices", 0, "message", "content")
-        if not text:
-            raise ModelError(
-                ModelErrorKind.MALFORMED, "the model's answer has no content", usage=usage
-            )
-        return Reply(
+        return self.said(text, text_in(answer, "model"), usage, headers, now_utc)
+
+    def said(
+        self, text: str, model: str, usage: Usage, headers: Mapping[str, str], now_utc: datetime
+    ) -> Reply:
+        """The reply that says this, whole or streamed; raises `ModelError`."""
+        return reply_with(
             text,
-            text_in(answer, "model") or self.model,
+            model or self.model,
             usage,
             headers.get("x-request-id", ""),
             self.left(headers, now_utc),
@@ -161,17 +164,7 @@ class OpenAiStream:
             )
         _check_stop(self._stop, self._refusal, self.usage)
         text = "".join(self._said)
-        if not text:
-            raise ModelError(
-                ModelErrorKind.MALFORMED, "the model's answer has no content", usage=self.usage
-            )
-        return Reply(
-            text,
-            self._model or self.protocol.model,
-            self.usage,
-            headers.get("x-request-id", ""),
-            self.protocol.left(headers, now_utc),
-        )
+        return self.protocol.said(text, self._model, self.usage, headers, now_utc)
 
 
 def _check_stop(reason: str, refusal: str, usage: Usage) -> None:
